@@ -1,0 +1,1 @@
+"""Tells AI-generated video from real video; see README.md."""

@@ -1,0 +1,79 @@
+"""The committed weights: a manifest that says how to build and feed the network, and a verified safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .transform import ViewConfig
+
+if TYPE_CHECKING:
+    import torch
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+
+class WeightsError(Exception):
+    """The weights cannot be used. The message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What stands in manifest.json. architecture: keyword arguments of `network.build_network`."""
+
+    path: Path
+    file: str
+    sha256: str
+    views: ViewConfig
+    architecture: dict[str, Any]
+    calibration: dict[str, Any]
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read `folder`/manifest.json. Raises: WeightsError: missing, unreadable, or of another format."""
+    path = folder / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format_version"] != FORMAT_VERSION:
+            raise WeightsError(f"{path} has format {content['format_version']}; this code reads {FORMAT_VERSION}")
+        return Manifest(
+            path, content["file"], content["sha256"], ViewConfig(**content["views"]), content["architecture"],
+            content["calibration"],
+        )  # fmt: skip
+    except OSError as error:
+        raise WeightsError(
+            f"no weights: cannot read {path} ({error.strerror}); fetch the repository with its LFS files"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{path} is not a manifest of this project: {error!r}; restore it from the repository"
+        ) from error
+
+
+def load_tensors(manifest: Manifest) -> dict[str, torch.Tensor]:
+    """Verify the SHA-256, then read the tensors (safetensors: no code runs).
+
+    Raises: WeightsError: the file is missing or is not the one the manifest was written for.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = manifest.path.with_name(manifest.file)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror}; fetch the repository with its LFS files") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest.sha256:
+        hint = " (a Git LFS pointer: run `git lfs pull`)" if content.startswith(b"version https://git-lfs") else ""
+        raise WeightsError(
+            f"{path} has SHA-256 {digest}, the manifest says {manifest.sha256}{hint}; fetch the file again"
+        )
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
