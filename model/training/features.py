@@ -1,0 +1,101 @@
+"""Frozen features of cached views, by OpenVINO in bfloat16 where it is installed, else by PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..network import FeatureNetwork
+
+_CLIPS_PER_BATCH = 2  # 2 clips x 6 views x 3 streams fill two cores
+
+
+def load_features(views: np.ndarray, network: FeatureNetwork, *, file: Path, device: torch.device) -> np.ndarray:
+    """float16 (N, V, F) from `file`, computed first if it is not there.
+
+    views: uint8 (N, V, K, S, S, 3), memory-mapped. The file must be named for these views and this network.
+    """
+    shape = (len(views), views.shape[1], network.num_features)
+    if file.exists():
+        features = np.load(file, mmap_mode="r")
+        if features.shape != shape:
+            raise ValueError(f"{file} holds features of shape {features.shape}, not {shape}; remove it to start afresh")
+        return features
+    compute = _openvino_statistics if device.type == "cpu" and find_spec("openvino") else _torch_statistics
+    features = _compute(views, network, compute(network, device))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".tmp.npy")
+    np.save(temporary, features)
+    temporary.replace(file)
+    return features
+
+
+def _compute(
+    views: np.ndarray, network: FeatureNetwork, statistics: Callable[[torch.Tensor], np.ndarray]
+) -> np.ndarray:
+    num_clips, num_views = views.shape[:2]
+    features = np.zeros((num_clips, num_views, network.num_features), np.float16)
+
+    def render(start: int) -> torch.Tensor:
+        batch = np.ascontiguousarray(views[start : start + _CLIPS_PER_BATCH])
+        with torch.inference_mode():
+            return network.render(torch.from_numpy(batch.reshape(-1, *batch.shape[2:])))
+
+    starts = range(0, num_clips, _CLIPS_PER_BATCH)
+    with ThreadPoolExecutor(1) as reader:
+        # One batch is rendered while the one before it is in the network.
+        rendered = reader.submit(render, 0)
+        for start in tqdm(starts, desc="features", unit="batch"):
+            batch = rendered.result()
+            if start + _CLIPS_PER_BATCH < num_clips:
+                rendered = reader.submit(render, start + _CLIPS_PER_BATCH)
+            part = statistics(batch)
+            features[start : start + _CLIPS_PER_BATCH] = part.reshape(-1, num_views, network.num_features)
+    return features
+
+
+def _torch_statistics(network: FeatureNetwork, device: torch.device) -> Callable[[torch.Tensor], np.ndarray]:
+    network = network.to(device).eval()
+
+    @torch.inference_mode()
+    def compute(rendered: torch.Tensor) -> np.ndarray:
+        return network.statistics(rendered.to(device)).float().cpu().numpy()
+
+    return compute
+
+
+class _Statistics(torch.nn.Module):
+    """`FeatureNetwork.statistics` as a forward pass, for the converter."""
+
+    def __init__(self, network: FeatureNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rendered: torch.Tensor) -> torch.Tensor:
+        return self.network.statistics(rendered)
+
+
+def _openvino_statistics(network: FeatureNetwork, device: torch.device) -> Callable[[torch.Tensor], np.ndarray]:
+    """Residuals are rendered in float32 by PyTorch before: in bfloat16 they would drown in rounding."""
+    import openvino
+
+    compiled: dict[int, openvino.CompiledModel] = {}  # by batch size: the last batch may be smaller
+    core = openvino.Core()
+
+    def compute(rendered: torch.Tensor) -> np.ndarray:
+        if len(rendered) not in compiled:
+            shape = tuple(rendered.shape)
+            with torch.no_grad():
+                model = openvino.convert_model(
+                    _Statistics(network).eval(), example_input=torch.zeros(shape), input=[shape]
+                )
+            compiled[len(rendered)] = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+        return compiled[len(rendered)](rendered.numpy())[0]
+
+    return compute

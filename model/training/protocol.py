@@ -1,0 +1,105 @@
+"""Cross-validation with whole families held out; fusion and threshold are set on the other folds' scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from .cache import AS_FOUND, PROCESSED
+from .data import Record, balanced_weights
+from .evaluate import balanced_accuracy, group
+from .fit import FitConfig, Head, Projection, fit_head, fit_projection, fuse
+
+MEASURED = (AS_FOUND, PROCESSED)
+_THRESHOLDS = tuple(np.linspace(-0.8, 0.8, 33))
+_NEIGHBOUR = 0.1
+
+
+def pool_views(features: np.ndarray, num_patches: int, num_streams: int) -> np.ndarray:
+    """(N, V, F) -> float32 (N, F + F / num_streams): mean over the patches; of the resized views the first stream."""
+    patches = features[:, :num_patches].astype(np.float32).mean(axis=1)
+    first_stream = features[:, num_patches:, : features.shape[2] // num_streams]
+    return np.concatenate([patches, first_stream.astype(np.float32).mean(axis=1)], axis=1)
+
+
+def fit_shared_projection(features: Mapping[str, np.ndarray], config: FitConfig) -> Projection:
+    """Standardisation and principal components of all clips, once for all folds: it uses no labels."""
+    return fit_projection(np.concatenate(list(features.values())), config)
+
+
+def fit_experts(
+    features: Mapping[str, np.ndarray],
+    records: Sequence[Record],
+    members: np.ndarray,
+    projection: Projection,
+    config: FitConfig,
+) -> list[Head]:
+    """Two kernel machines over one projection: of the member clips as found, and of all their variants.
+
+    The first is the sharper on clips as found, the second holds on post-processed ones. members: bool (N,).
+    """
+    chosen = [record for record, inside in zip(records, members, strict=True) if inside]
+    generated, weights = np.array([record.generated for record in chosen]), balanced_weights(chosen)
+    stacked = np.concatenate([variant[members] for variant in features.values()])
+    count = len(features)
+    return [
+        fit_head(features[AS_FOUND][members], generated, weights, projection, config),
+        fit_head(stacked, np.tile(generated, count), np.tile(weights, count), projection, config),
+    ]
+
+
+def out_of_fold_evidence(
+    features: Mapping[str, np.ndarray],
+    records: Sequence[Record],
+    folds: np.ndarray,
+    projection: Projection,
+    config: FitConfig,
+) -> dict[str, np.ndarray]:
+    """Raw scores of both experts, each clip's by experts that saw none of its family: variant -> (N, 2)."""
+    evidence = {variant: np.zeros((len(records), 2)) for variant in MEASURED}
+    for fold in tqdm(np.unique(folds), desc="folds"):
+        held_out = folds == fold
+        experts = fit_experts(features, records, ~held_out, projection, config)
+        for variant, columns in evidence.items():
+            for index, head in enumerate(experts):
+                columns[held_out, index] = head.raw_scores(features[variant][held_out])
+    return evidence
+
+
+def calibrate(evidence: Sequence[np.ndarray], records: Sequence[Record]) -> tuple[np.ndarray, float]:
+    """(weights (E,), offset) that turn evidence into log-likelihood ratios with the threshold at 0.
+
+    A logistic regression, sources weighted equally, then shifted to the threshold of the best balanced accuracy: clips
+    of one source err together, so that the regression's own zero is not where the metric has its best. evidence: (N, E)
+    per variant; all variants count the same. The best is the best mean over a neighbourhood, against chance.
+    """
+    generated = np.array([record.generated for record in records])
+    shares, offset = fuse(evidence, generated, balanced_weights(records))
+    groups = group(records)
+    scores = [columns @ shares + offset for columns in evidence]
+
+    def smooth_accuracy(threshold: float) -> float:
+        around = (threshold - _NEIGHBOUR, threshold, threshold + _NEIGHBOUR)
+        return float(np.mean([balanced_accuracy(column, groups, near)[0] for column in scores for near in around]))
+
+    return shares, offset - max(_THRESHOLDS, key=smooth_accuracy)
+
+
+def fuse_across(
+    evidence: Mapping[str, np.ndarray], records: Sequence[Record], folds: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Fuse and calibrate each fold's evidence by what the other folds' says: variant -> log-likelihood ratios (N,).
+
+    The experts behind the other folds' evidence did see this fold's clips in training; its own scores and labels play
+    no part in its fusion or threshold.
+    """
+    fused = {variant: np.zeros(len(records)) for variant in evidence}
+    for fold in np.unique(folds):
+        others = folds != fold
+        chosen = [record for record, inside in zip(records, others, strict=True) if inside]
+        shares, offset = calibrate([columns[others] for columns in evidence.values()], chosen)
+        for variant, columns in evidence.items():
+            fused[variant][~others] = columns[~others] @ shares + offset
+    return fused
