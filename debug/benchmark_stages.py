@@ -1,0 +1,269 @@
+"""What the benchmark measures: each stage alone, all of them together, and what most submissions do."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.config import PipelineConfig, SamplingConfig
+from model.dataset import ClipDataset, Row
+from model.decode_worker import WorkerConfig
+from model.network import Detector, ViewNetwork
+from model.pipeline import RunStats, available_cores, run
+from model.scoring import BatchScorer
+from model.submission import ResultFile
+from model.transform import cut_views
+from model.video import read_clip
+from model.weights import load_manifest, load_tensors
+from model.workers import DecodePool
+
+ROOT = Path(__file__).resolve().parent.parent
+NAIVE_FRAMES = 16
+_SAMPLE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Naive:
+    """Seconds for `clips` clips, one after the other, and the processor seconds of their decoding.
+
+    plain_network_seconds: of the network as PyTorch runs it, every view through all of it.
+    """
+
+    clips: int
+    decode_seconds: float
+    network_seconds: float
+    decode_processor_seconds: float = 0.0
+    plain_network_seconds: float = 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        return self.clips / self.decode_seconds
+
+    @property
+    def rate(self) -> float:
+        return self.clips / (self.decode_seconds + self.network_seconds)
+
+    @property
+    def plain_rate(self) -> float:
+        return self.clips / (self.decode_seconds + self.plain_network_seconds)
+
+
+@dataclass
+class Process:
+    """One run of script.py. seconds: to the first decoded clip, to the first score, to the end."""
+
+    exit_code: int
+    first_decode_seconds: float = float("nan")
+    first_score_seconds: float = float("nan")
+    wall_seconds: float = float("nan")
+    peak_megabytes: float = 0.0  # proportional set size of script.py and its workers together
+    peak_main_megabytes: float = 0.0
+    log: list[str] = field(default_factory=list)
+
+
+def build_plain_network(weights: Path, device: torch.device) -> torch.nn.Module:
+    """The network as a submission would take it from timm: nothing folded, fused, shared or left out."""
+    manifest = load_manifest(weights)
+    network = ViewNetwork(**manifest.architecture)
+    network.load_state_dict(load_tensors(manifest))
+    return network.eval().to(device)
+
+
+@torch.inference_mode()
+def naive(clips: Sequence[bytes], worker: WorkerConfig, detector: Detector, plain: torch.nn.Module) -> Naive:
+    """The serial submission: decord with its default threads, 16 frames spread evenly, then the same network.
+
+    torch runs as it does by default too, all threads inside each operator. plain: see `build_plain_network`; it is
+    timed on the same views.
+    """
+    import decord
+    from decord._ffi.base import DECORDError
+
+    decoded_clips = 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(available_cores())
+
+    decode_seconds = network_seconds = plain_seconds = busy_seconds = 0.0
+    patches = worker.views.num_patches
+    for content in clips:
+        started, busy = time.perf_counter(), processor_seconds()
+        try:
+            reader = decord.VideoReader(io.BytesIO(content))
+            frames = reader.get_batch(np.linspace(0, len(reader) - 1, NAIVE_FRAMES).round().astype(int)).asnumpy()
+        except DECORDError as error:  # decord2 refuses some frame widths
+            print(f"naive: passed over a clip: {str(error).splitlines()[0]}", file=sys.stderr)
+            continue
+        decoded = time.perf_counter()
+        busy_seconds += processor_seconds() - busy
+        views = torch.from_numpy(cut_views((frames,), worker.views))
+        cut = time.perf_counter()
+        parts = [detector.outputs(views[:patches], "patch"), detector.outputs(views[patches:], "resized")]
+        detector.score(torch.cat([part for part in parts if len(part)]).cpu().numpy())
+        scored = time.perf_counter()
+        detector.score(plain(views.to(detector.device)).cpu().numpy())
+        decoded_clips += 1
+        decode_seconds += decoded - started
+        network_seconds += scored - decoded
+        plain_seconds += time.perf_counter() - scored + cut - decoded
+    torch.set_num_threads(threads)
+    return Naive(decoded_clips, decode_seconds, network_seconds, busy_seconds, plain_seconds)
+
+
+def decoding(dataset: ClipDataset, worker: WorkerConfig, num_workers: int) -> tuple[float, float]:
+    """(clips a second of reading, decoding and cutting alone, from the first decoded clip on; processor seconds)."""
+    first, busy = None, processor_seconds()
+    with DecodePool(dataset.rows(), worker, num_workers=num_workers) as pool:
+        for clip in pool.results():
+            if clip is not None and first is None:
+                first = time.perf_counter()
+        assert first is not None
+        rate = steady_rate(len(dataset.ids), num_workers, time.perf_counter() - first)
+    return rate, processor_seconds() - busy
+
+
+def processor_seconds() -> float:
+    """Of this process and of its children that have ended. Unlike wall time it does not grow with what else runs."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def network_rate(
+    clips: Sequence[bytes], repeats: int, worker: WorkerConfig, scorer: BatchScorer
+) -> tuple[float, float]:
+    """(clips a second of the network alone, on views that lie ready in memory; processor seconds a clip)."""
+    ready = [cut_views(read_clip(content, worker.sampling, worker.limits).runs, worker.views) for content in clips]
+    for _ in scorer.add("warm", ready[0]):
+        pass
+    list(scorer.flush())
+    started, busy, scored = time.perf_counter(), time.process_time(), 0
+    for number in range(repeats * len(ready)):
+        scored += sum(1 for _ in scorer.add(str(number), ready[number % len(ready)]))
+    scored += sum(1 for _ in scorer.flush())
+    assert scored == repeats * len(ready)
+    return scored / (time.perf_counter() - started), (time.process_time() - busy) / scored
+
+
+def end_to_end(
+    dataset: ClipDataset, worker: WorkerConfig, scorer: BatchScorer, num_workers: int, output: Path
+) -> tuple[float, RunStats]:
+    """(clips a second from the first decoded clip on, the run's own account)."""
+    scorer.network_seconds = 0.0
+    config = PipelineConfig(workers=num_workers)
+    result = ResultFile(output, dataset.ids)
+    stats = run(dataset, result, worker, lambda: scorer, config=config, show_progress=False)
+    if stats.unscored or stats.first_decode_seconds is None:
+        raise RuntimeError(f"{stats.unscored} clips were not scored: {dict(stats.fallbacks)}")
+    return steady_rate(stats.rows, num_workers, stats.wall_seconds - stats.first_decode_seconds), stats
+
+
+def steady_rate(clips: int, num_workers: int, seconds: float) -> float:
+    """Clips a second after the start: when the first clip is done, each worker has done up to one."""
+    return max(1, clips - num_workers) / seconds
+
+
+def policy_cost(clips: Sequence[bytes], sampling: SamplingConfig, worker: WorkerConfig) -> tuple[float, float]:
+    """(processor seconds, frames) a clip: decoding and cutting in this process."""
+    frames, started = 0, time.process_time()
+    for content in clips:
+        clip = read_clip(content, sampling, worker.limits)
+        frames += clip.num_frames
+        cut_views(clip.runs, worker.views)
+    return (time.process_time() - started) / len(clips), frames / len(clips)
+
+
+def repeated(clips: Sequence[bytes], rows: int) -> Iterator[Row]:
+    """`rows` rows that hold `clips` in turn."""
+    for number in range(rows):
+        yield Row(f"{number:05d}", clips[number % len(clips)])
+
+
+def write_parquet(rows: Iterable[Row], path: Path, *, rows_per_group: int = 10) -> None:
+    """The challenge's layout: id, and video as a struct of bytes and path."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    video = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("id", pa.string()), ("video", video)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+        group: list[dict[str, object]] = []
+        for row in rows:
+            group.append({"id": row.id, "video": {"bytes": row.video, "path": f"{row.id}.mp4"}})
+            if len(group) == rows_per_group:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                group = []
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema))
+
+
+def run_script(arguments: Sequence[str], output: Path) -> Process:
+    """Start script.py as the evaluation does; time its log, sample the memory of its whole process tree."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "script.py", "--output", str(output), *arguments],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    result = Process(0)
+    ended = threading.Event()
+    sampler = threading.Thread(target=_sample_memory, args=(process.pid, result, ended.is_set))
+    sampler.start()
+    assert process.stderr is not None
+    with process.stderr:
+        for line in process.stderr:
+            result.log.append(line.rstrip())
+            if decoded := re.search(r"first clip decoded ([\d.]+) s ago", line):
+                result.first_decode_seconds = time.perf_counter() - started - float(decoded[1])
+            elif "first clip scored" in line:
+                result.first_score_seconds = time.perf_counter() - started
+    result.exit_code = process.wait()
+    ended.set()
+    sampler.join()
+    result.wall_seconds = time.perf_counter() - started
+    return result
+
+
+def _sample_memory(pid: int, result: Process, ended: Callable[[], bool]) -> None:
+    while not ended():
+        sizes = [_proportional_megabytes(process) for process in _process_tree(pid)]
+        result.peak_megabytes = max(result.peak_megabytes, sum(sizes))
+        result.peak_main_megabytes = max(result.peak_main_megabytes, *sizes[:1], 0.0)
+        time.sleep(_SAMPLE_SECONDS)
+
+
+def _process_tree(pid: int) -> list[int]:
+    found = [pid]
+    for process in found:  # grows while it is walked
+        for task in _listdir(f"/proc/{process}/task"):
+            try:
+                with open(f"/proc/{process}/task/{task}/children", encoding="ascii") as file:
+                    found += [int(child) for child in file.read().split()]
+            except OSError:
+                continue
+    return found
+
+
+def _listdir(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # the process has ended
+        return []
+
+
+def _proportional_megabytes(pid: int) -> float:
+    """Resident memory, pages shared with other processes counted in part."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024
+    except (OSError, StopIteration):
+        return 0.0

@@ -1,0 +1,309 @@
+"""The fault campaign: `python -m debug.faults [--files 2000] [--seed 0] [--run-kills 100] [--script-kills 100]`.
+
+Damages clips of every codec and container (mutations.py), mixes them with sound ones and scores them all through the
+pipeline, twice over: without and with the damaged ones, killing random decode workers on the way. Then it starts whole
+runs and kills them with SIGKILL at random moments (kills.py). The network is replaced by a plain average of the views,
+so that the figures are about everything around it; --weights puts the real one in. --script-kills kills `script.py`
+itself, with the committed weights, on a few clips of the debug dataset.
+
+Promised, and checked: every id once in a valid file at any moment; a score for every sound clip, equal to that of the
+run without damage; no clip over its time limit; no process left behind. Exit code: 0 if all of it held, else 1.
+A file that crashed a worker is kept in --keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from debug.dataset import build_examples, write_parquet
+from debug.kills import ROOT, STAGES, KillOutcome, kill_runs, read_scores
+from debug.mutations import mutate
+from model.config import LimitsConfig, PipelineConfig, SamplingConfig
+from model.dataset import ClipDataset, Row
+from model.decode_worker import WorkerConfig
+from model.pipeline import run
+from model.submission import ResultFile
+from model.transform import ViewConfig
+from tests.clips import FAMILIES, clip
+
+_SOUND_EVERY = 5  # one sound clip after so many damaged ones
+_LOOK_SECONDS = 0.05  # how often the result file is looked at
+RUN_CLIPS = 16  # of a run that is killed
+_SCRIPT_CLIPS = 8  # the same of script.py, which takes its time over each
+
+
+@dataclass
+class Outcome:
+    """What the campaign counted. The last seven must be 0."""
+
+    files: int = 0
+    sound_clips: int = 0
+    scored_damaged: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)  # of damaged files that fell back, numbers taken out
+    crashes: int = 0  # worker deaths that the damaged files caused
+    worker_kills: int = 0
+    killed: dict[str, KillOutcome] = field(default_factory=dict)  # what was killed -> what came of it
+    looks: int = 0  # at the result file while it was being replaced
+    rows_lost: int = 0
+    wrong_ids: int = 0
+    sound_without_score: int = 0
+    sound_with_other_score: int = 0
+    invalid_files: int = 0
+    hangs: int = 0
+
+    @property
+    def broken_promises(self) -> int:
+        killed = sum(len(outcome.broken) + outcome.processes_left for outcome in self.killed.values())
+        rows = self.rows_lost + self.wrong_ids + self.sound_without_score + self.sound_with_other_score
+        return rows + self.invalid_files + self.hangs + killed
+
+    def report(self) -> str:
+        fell_back = self.files - self.scored_damaged
+        lines = [
+            f"{self.files} damaged files among {self.sound_clips} sound clips: {self.scored_damaged} scored all the"
+            f" same, {fell_back} fell back",
+            *(f"  {number} x {reason}" for reason, number in self.reasons.most_common(25)),
+            f"worker deaths by damaged files: {self.crashes}; workers killed: {self.worker_kills}",
+            *(line for name, outcome in self.killed.items() for line in outcome.report(name)),
+            f"result file looked at {self.looks} times",
+            f"rows lost {self.rows_lost}, wrong ids {self.wrong_ids}, sound clips without score"
+            f" {self.sound_without_score}, with another score {self.sound_with_other_score}, invalid files"
+            f" {self.invalid_files}, hangs {self.hangs}",
+        ]
+        return "\n".join(lines)
+
+
+class AverageScorer:
+    """Stands in for the network: the mean of the views, 127 becoming 0. The interface is `scoring.BatchScorer`'s."""
+
+    network_seconds = 0.0
+
+    def add(self, clip_id: str, views: np.ndarray) -> Iterator[tuple[str, float]]:
+        yield clip_id, float(views.mean()) - 127.0
+
+    def flush(self) -> Iterator[tuple[str, float]]:
+        return iter(())
+
+
+def damaged_rows(files: int, seed: int, families: Sequence[str] = FAMILIES) -> Iterator[tuple[Row, str]]:
+    """(row, what was done to it): `files` damaged clips of all families in turn, the same for the same seed."""
+    rng = random.Random(seed)
+    for number in range(files):
+        family = families[number % len(families)]
+        content, done = mutate(clip(family), clip(rng.choice(families)), rng)
+        yield Row(f"damaged-{number}-{family}", content), done
+
+
+def sound_rows(number: int, families: Sequence[str] = FAMILIES) -> list[Row]:
+    return [Row(f"sound-{index}", clip(families[index % len(families)])) for index in range(number)]
+
+
+def score(
+    rows: list[Row], output: Path, *, workers: int, limits: LimitsConfig, weights: Path | None = None
+) -> dict[str, str]:
+    """Run the pipeline over rows. Returns the scores as the result file has them, "" where there is none."""
+    views, build_scorer = ViewConfig(size=64), AverageScorer
+    if weights is not None:
+        views, build_scorer = _real_network(weights)
+    dataset = ClipDataset([row.id for row in rows], "fault campaign", lambda: iter(rows))
+    config = PipelineConfig(workers=workers, write_seconds=0.1)
+    result = ResultFile(output, dataset.ids, write_seconds=config.write_seconds)
+    result.write()
+    show = sys.stderr.isatty()
+    run(dataset, result, WorkerConfig(SamplingConfig(), limits, views), build_scorer, config=config, show_progress=show)  # type: ignore[arg-type]
+    result.write()
+    return read_scores(output)
+
+
+def _real_network(weights: Path):  # type: ignore[no-untyped-def]
+    import torch
+
+    from model.network import load_detector
+    from model.scoring import BatchScorer
+    from model.weights import load_manifest
+
+    return load_manifest(weights).views, lambda: BatchScorer(lambda on: load_detector(weights, on), torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def _repeating(action: Callable[[], object], pause_seconds: Callable[[], float]) -> Iterator[None]:
+    """Call `action` again and again from a thread, with a pause before each call."""
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.wait(pause_seconds()):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def watched(path: Path, ids: set[str], outcome: Outcome) -> contextlib.AbstractContextManager[None]:
+    """Look at the result file all the while: it must be complete and valid whenever somebody does."""
+
+    def look() -> None:
+        if path.exists():
+            outcome.looks += 1
+            try:
+                outcome.invalid_files += set(read_scores(path)) != ids
+            except ValueError:
+                outcome.invalid_files += 1
+
+    return _repeating(look, lambda: _LOOK_SECONDS)
+
+
+def killing_workers(
+    kills: int, every_seconds: float, seed: int, outcome: Outcome
+) -> contextlib.AbstractContextManager[None]:
+    """Kill random decode workers of this process."""
+    rng = random.Random(seed)
+
+    def kill() -> None:
+        children = multiprocessing.active_children()
+        if children and outcome.worker_kills < kills:
+            with contextlib.suppress(ProcessLookupError, TypeError):
+                os.kill(rng.choice(children).pid, signal.SIGKILL)  # type: ignore[arg-type]
+                outcome.worker_kills += 1
+
+    return _repeating(kill, lambda: rng.uniform(0.5, 1.5) * every_seconds)
+
+
+class _Notes(logging.Handler):
+    """Collects why clips fell back and which crashed a worker, from the log as a user sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[tuple[str, str, bool]] = []  # (id, text, whether it is the final word)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.args and isinstance(record.args, tuple) and record.msg.startswith("clip %s:"):
+            final = record.msg.startswith("clip %s: not scored")
+            self.notes.append((str(record.args[0]), str(record.args[-1]), final))
+
+
+def run_mutations(
+    outcome: Outcome, folder: Path, *, files: int, seed: int, workers: int, worker_kills: int, limits: LimitsConfig,
+    weights: Path | None = None, keep: Path | None = None,
+) -> None:  # fmt: skip
+    """Sound clips alone, then among damaged ones with workers being killed; compare."""
+    sound = sound_rows(max(len(FAMILIES), files // _SOUND_EVERY))
+    expected = score(sound, folder / "sound.csv", workers=workers, limits=limits, weights=weights)
+    damaged = [row for row, _ in damaged_rows(files, seed)]
+    rows = sound + damaged
+    random.Random(seed).shuffle(rows)
+    path, notes = folder / "mixed.csv", _Notes()
+    logger = logging.getLogger("model")
+    logger.addHandler(notes)
+    started = time.monotonic()
+    try:
+        with watched(path, {row.id for row in rows}, outcome), killing_workers(worker_kills, 2.0, seed, outcome):
+            scores = score(rows, path, workers=workers, limits=limits, weights=weights)
+    finally:
+        logger.removeHandler(notes)
+    outcome.files += files
+    outcome.sound_clips += len(sound)
+    ids = Counter(row.id for row in rows)
+    outcome.rows_lost += len(ids.keys() - scores.keys())
+    outcome.wrong_ids += len(scores.keys() - ids.keys())
+    outcome.sound_without_score += sum(not scores.get(row.id) for row in sound)
+    outcome.sound_with_other_score += sum(scores.get(row.id) != expected[row.id] for row in sound)
+    outcome.scored_damaged += sum(bool(scores.get(row.id)) for row in damaged)
+    outcome.reasons.update(_general(note) for _, note, final in notes.notes if final)
+    by_id = {row.id: row for row in damaged}
+    for clip_id, note, final in notes.notes:
+        if final:
+            continue
+        if any(sign in note for sign in ("the decoder crashed", "the decoder failed", "decoding took")):
+            outcome.crashes += clip_id in by_id and "-9" not in note
+            outcome.hangs += clip_id not in by_id and "decoding took" in note
+            if keep is not None and clip_id in by_id:
+                keep.mkdir(parents=True, exist_ok=True)
+                (keep / clip_id).write_bytes(by_id[clip_id].video)  # type: ignore[arg-type]
+    seconds = time.monotonic() - started
+    print(f"{len(rows)} clips in {seconds:.0f} s", file=sys.stderr)
+
+
+def _general(note: str) -> str:
+    """A reason without its numbers and names, for counting."""
+    words = ("#" if any(letter.isdigit() for letter in word) else word for word in note.split())
+    return " ".join(words)[:160]
+
+
+def kill_pipelines(folder: Path, *, kills: int, seed: int) -> KillOutcome:
+    """Kill runs of the pipeline with the average for a network."""
+    command = (sys.executable, "-m", "debug.faults", "--one-run")
+    ids = {row.id for row in sound_rows(RUN_CLIPS)}
+    return kill_runs(lambda output: (*command, output), ids, folder, kills=kills, seed=seed)
+
+
+def kill_scripts(
+    folder: Path, *, kills: int, seed: int, clips: int = _SCRIPT_CLIPS, stages: Sequence[str] = STAGES
+) -> KillOutcome:
+    """Kill runs of script.py on `clips` sound clips of the debug dataset and its broken ones."""
+    examples = build_examples({})
+    examples = [example for example in examples if example.readable][:clips] + [
+        example for example in examples if not example.readable
+    ]
+    write_parquet(examples, folder / "dataset")
+    command = (sys.executable, ROOT / "script.py", "--device", "cpu", "--dataset", folder / "dataset", "--output")
+    ids = {example.id for example in examples}
+    return kill_runs(lambda output: (*command, output), ids, folder, kills=kills, seed=seed, stages=stages)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=2000, help="damaged files; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--worker-kills", type=int, default=20)
+    parser.add_argument("--run-kills", type=int, default=100, help="of the pipeline alone; default: %(default)s")
+    parser.add_argument("--script-kills", type=int, default=100, help="of script.py; default: %(default)s")
+    parser.add_argument("--hard-seconds", type=float, default=LimitsConfig().hard_seconds, help="limit of one clip")
+    parser.add_argument("--weights", type=Path, help="score with the network in this folder, on the CPU")
+    parser.add_argument("--keep", type=Path, help="where files that crashed a worker go")
+    parser.add_argument("--one-run", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    limits = LimitsConfig(soft_seconds=min(10.0, options.hard_seconds / 2), hard_seconds=options.hard_seconds)
+    if options.one_run:
+        score(sound_rows(RUN_CLIPS), options.one_run, workers=options.workers, limits=limits)
+        return 0
+    outcome = Outcome()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.files:
+            run_mutations(
+                outcome, Path(folder), files=options.files, seed=options.seed, workers=options.workers,
+                worker_kills=options.worker_kills, limits=limits, weights=options.weights, keep=options.keep,
+            )  # fmt: skip
+        for name, kill, kills in (
+            ("pipelines", kill_pipelines, options.run_kills),
+            ("script.py", kill_scripts, options.script_kills),
+        ):
+            if kills:
+                outcome.killed[name] = kill(Path(folder, name), kills=kills, seed=options.seed)
+    print(outcome.report())
+    return 1 if outcome.broken_promises else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""One self-contained HTML page: figures as inline SVG images with text alternatives, tables, frames as JPEG.
+
+The page's own content policy forbids every request, so nothing can be fetched when it is opened.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours: told apart with every common kind of colour blindness, and by lightness in grey print.
+BLUE, ORANGE, SKY, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#6b6b6b"
+CLASS_COLOURS = {"generated": VERMILION, "real": BLUE}
+CLASS_HATCHES = {"generated": "///", "real": ""}
+
+_STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 76rem; color: #1a1a1a; background: #fff;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: .2rem 0 .6rem; }
+h2 { font-size: 1.25rem; margin: 2rem 0 .5rem; border-bottom: 2px solid #ddd; padding-bottom: .2rem; }
+h3 { font-size: 1.05rem; margin: 1.2rem 0 .3rem; overflow-wrap: anywhere; }
+p, li { max-width: 46rem; }
+nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1rem; list-style: none; padding: 0; }
+a { color: #005a8f; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); gap: .6rem; margin: 1rem 0; }
+.tile { border: 1px solid #ccc; border-radius: .5rem; padding: .5rem .7rem; }
+.tile b { display: block; font-size: 1.5rem; line-height: 1.3; }
+.tile small { color: #555; display: block; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem;
+  align-items: start; }
+figure { margin: 0; break-inside: avoid; }
+figure > img { width: 100%; max-width: 36rem; height: auto; display: block; }
+figcaption { font-size: .9rem; color: #444; max-width: 36rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
+.caption { color: #444; font-size: .9rem; margin: .8rem 0 0; }
+th, td { padding: .2rem .6rem .2rem 0; text-align: left; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.warning, .note { border-left: .35rem solid #D55E00; background: #fdf3ec; padding: .5rem .8rem; margin: .8rem 0;
+  max-width: 48rem; }
+.note { border-color: #0072B2; background: #eef5fa; }
+.warning > b, .note > b { display: block; }
+.strip { display: flex; flex-wrap: wrap; gap: .4rem; }
+.strip figure { width: max(8.4rem, calc(12.5% - .4rem)); }
+.strip img { width: 100%; height: auto; display: block; border: 3px solid #999; }
+.strip figcaption { font-size: .8rem; font-variant-numeric: tabular-nums; }
+details { margin: .4rem 0; } summary { cursor: pointer; color: #005a8f; }
+footer { margin-top: 3rem; color: #555; font-size: .85rem; overflow-wrap: anywhere; }
+@media (max-width: 30rem) { .strip figure { width: calc(50% - .2rem); } h1 { font-size: 1.35rem; }
+  table { font-size: .8rem; } th, td { padding-right: .4rem; } }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } nav, summary { display: none; }
+  .figures { grid-template-columns: 1fr 1fr; } h2, h3 { break-after: avoid; } .tile { break-inside: avoid; }
+  .strip figure { width: 2.9cm; } a { color: inherit; text-decoration: none; } }
+"""
+
+
+def escape(text: object) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def figure(drawing: Figure, alternative: str, caption: str) -> str:
+    """A Matplotlib figure as an SVG image. alternative: what it shows, in words, for those who do not see it."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    # text stays text: small files, sharp print; fixed ids and no date: equal figures give equal pages
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    source = data_uri(buffer.getvalue(), "image/svg+xml")
+    return (
+        f'<figure><img src="{source}" alt="{escape(alternative)}"><figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def frame_image(pixels: np.ndarray, alternative: str, *, width: int = 304, quality: int = 80, border: str = "") -> str:
+    """A frame, uint8 RGB (H, W, 3), shrunk to at most `width`, as JPEG."""
+    image = Image.fromarray(pixels)
+    if image.width > width:
+        image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    style = f' style="border-color: {border}"' if border else ""
+    return f'<img src="{data_uri(buffer.getvalue(), "image/jpeg")}" alt="{escape(alternative)}"{style}>'
+
+
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "", numeric: Sequence[int] = ()
+) -> str:
+    """numeric: columns that are set flush right."""
+    kinds = [' class="n"' if column in numeric else "" for column in range(len(header))]
+    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(header, kinds, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>\n"
+        for row in rows
+    )
+    # above the scrolling part, where it wraps on a narrow screen
+    title = f'<p class="caption">{escape(caption)}</p>' if caption else ""
+    name = f' aria-label="{escape(caption)}"' if caption else ""
+    whole = f"<table{name}><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"
+    return f'{title}<div class="scroll" tabindex="0">{whole}</div>'
+
+
+def tile(name: str, value: str, more: str = "") -> str:
+    return f'<div class="tile">{escape(name)}<b>{escape(value)}</b><small>{escape(more)}</small></div>'
+
+
+def box(kind: str, title: str, text: str) -> str:
+    """kind: `warning` or `note`."""
+    return f'<div class="{kind}" role="note"><b>{escape(title)}</b>{escape(text)}</div>'
+
+
+def folded(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>"
+
+
+@dataclass
+class Page:
+    """Sections in order; `render` gives the whole document."""
+
+    title: str
+    lead: str = ""
+    footer: str = ""
+    _sections: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, title: str, *parts: str) -> None:
+        self._sections.append((title, "\n".join(part for part in parts if part)))
+
+    def render(self) -> str:
+        links = "".join(f'<li><a href="#s{k}">{escape(title)}</a></li>' for k, (title, _) in enumerate(self._sections))
+        navigation = f'<nav aria-label="Sections"><ul>{links}</ul></nav>' if len(self._sections) > 1 else ""
+        body = "\n".join(
+            f'<section id="s{k}"><h2>{escape(title)}</h2>\n{content}\n</section>'
+            for k, (title, content) in enumerate(self._sections)
+        )
+        return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(self.title)}</title>
+<link rel="icon" href="data:,">
+<style>{_STYLE}</style>
+</head>
+<body>
+<header><h1>{escape(self.title)}</h1>
+<p>{escape(self.lead)}</p>
+{navigation}</header>
+<main>
+{body}
+</main>
+<footer>{escape(self.footer)}</footer>
+</body>
+</html>
+"""

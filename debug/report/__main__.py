@@ -1,0 +1,141 @@
+"""One HTML page about a submission: where it fails, and whether the test set can be trusted.
+
+python -m debug.report solution.csv submission.csv --key key.csv --dataset DATASET --weights weights
+python -m debug.report --scores weights/cross_validation.csv --clips CLIPS
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from debug.metric import LABELS, MetricError, load_csv
+from debug.report.build import ReportParts, build_page
+from debug.report.rows import build_rows, submission_from_scores
+from debug.report.scores import choose_columns, tables_from_scores
+
+if TYPE_CHECKING:
+    from model.network import Detector
+
+_LOG_LINE = re.compile(r"(\d+) not scored: (.+)")
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m debug.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("solution", type=Path, nargs="?", help="solution.csv (debug.labelled makes it)")
+    parser.add_argument("submission", type=Path, nargs="?", help="submission.csv, or with --key a CSV of file,score")
+    parser.add_argument("--scores", type=Path, metavar="CSV", help="instead of both: file, scores, and label, source")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="COLUMN[=OPERATION]",
+                        help="of --scores; default: score, else score_clean=found score_post=chain")  # fmt: skip
+    parser.add_argument(
+        "--clips", type=Path, help="for --scores: the labelled clips; gives container numbers and frames"
+    )
+    parser.add_argument("--key", type=Path, help="key.csv: real names, families, operations, container numbers")
+    parser.add_argument("--dataset", type=Path, help="the dataset: shows frames of the worst mistakes")
+    parser.add_argument("--weights", type=Path, help="weights folder: shows the evidence of each frame")
+    parser.add_argument("--device", default="cpu", help="for --weights (default: cpu)")
+    parser.add_argument("--log", type=Path, help="what script.py printed: reasons of fallbacks")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="default: report.html")
+    parser.add_argument("--title", default="Detector report")
+    parser.add_argument("--anonymous", action="store_true", help="keep the solution's anonymised source names")
+    parser.add_argument("--mistakes", type=int, default=6, help="strips per class (default: 6)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if (options.scores is None) == (options.submission is None):
+        parser.error("give a solution and a submission, or --scores")
+    return options
+
+
+def load_rows(options: argparse.Namespace) -> pd.DataFrame:
+    """Join what the options name. Raises: MetricError."""
+    if options.scores:
+        scores = load_csv(options.scores)
+        columns = choose_columns(scores, options.columns)
+        tables = tables_from_scores(scores, columns, clips=options.clips, seed=options.seed)
+        for column in columns:
+            if absent := int(pd.to_numeric(scores[column], errors="coerce").isna().sum()):
+                print(f"{absent} of {len(scores)} files have no {column}: left out")
+        return build_rows(*tables, anonymous=options.anonymous)
+    key = load_csv(options.key) if options.key else None
+    submission = load_csv(options.submission)
+    if "id" not in submission and "file" in submission:
+        if key is None:
+            raise MetricError("scores by file need --key")
+        submission = submission_from_scores(submission, key)
+    return build_rows(load_csv(options.solution), submission, key, anonymous=options.anonymous)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        rows = load_rows(options)
+        parts = collect_parts(rows, options)
+    except (MetricError, OSError) as error:
+        print(f"error: {error}")
+        return 2
+    partial = options.output.with_name(f".{options.output.name}.partial")
+    partial.write_text(build_page(parts), encoding="utf-8")
+    partial.replace(options.output)
+    print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def collect_parts(rows: pd.DataFrame, options: argparse.Namespace) -> ReportParts:
+    """Fetch what needs the clips themselves. Raises: MetricError: the dataset or the weights cannot be used."""
+    mistakes, fallbacks = {}, {}
+    dataset, candidates = options.dataset, rows
+    if options.scores and options.clips:
+        # the clips' ids there are their paths; what was done for the other columns of scores is not at hand
+        dataset, candidates = options.clips, rows[rows["id"] == rows["file"]]
+    if dataset:
+        # torch and the decoders are needed for the frames only
+        from debug.report import strips
+
+        worst = {label: strips.worst_mistakes(candidates, label, count=options.mistakes) for label in LABELS}
+        lost = rows[rows["score"].isna()]
+        detector = _load_detector(options.weights, options.device) if options.weights else None
+        videos = _load_videos(dataset, {*lost["id"], *pd.concat(worst.values())["id"]}, plain=bool(options.scores))
+        mistakes = {label: strips.mistake_section(worst[label], videos, detector) for label in LABELS}
+        fallbacks = strips.fallback_reasons(lost, videos)
+    log_reasons: dict[str, int] = {}
+    if options.log:
+        for count, reason in _LOG_LINE.findall(options.log.read_text(encoding="utf-8", errors="replace")):
+            log_reasons[reason] = log_reasons.get(reason, 0) + int(count)
+    told = f"Scores {options.scores}" if options.scores else f"Solution {options.solution}, {options.submission}"
+    footer = f"{told}; seed {options.seed}."
+    return ReportParts(rows, options.title, mistakes, fallbacks, log_reasons, footer, options.seed)
+
+
+def _load_videos(dataset: Path, ids: set[str], *, plain: bool) -> dict[str, bytes | str]:
+    """The videos of the ids; in a plain folder these are paths."""
+    from debug.report.strips import load_videos
+    from model.dataset import DatasetError
+
+    if plain:
+        return {clip_id: str(dataset / clip_id) for clip_id in ids if (dataset / clip_id).is_file()}
+    try:
+        return load_videos(dataset, ids)
+    except DatasetError as error:
+        raise MetricError(str(error)) from error
+
+
+def _load_detector(folder: Path, device: str) -> Detector:
+    import torch
+
+    from model.network import load_detector
+    from model.weights import WeightsError
+
+    try:
+        return load_detector(folder, torch.device(device))
+    except WeightsError as error:
+        raise MetricError(str(error)) from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,126 @@
+"""What the report is drawn from: solution, submission and key joined, one row a clip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from debug.metric import MetricError, join_submission
+from debug.postprocess import FOUND, PLAIN
+
+CONTAINER_COLUMNS = ("width", "height", "fps", "duration_seconds", "num_bytes")
+# What a shortcut could be learnt from: column, name with unit
+SHORTCUTS = {
+    "megapixels": "resolution (megapixels)",
+    "fps": "frame rate (frames/s)",
+    "bitrate": "bitrate (Mbit/s)",
+    "duration_seconds": "duration (s)",
+    "bits_per_pixel": "bits per pixel",
+    "aspect": "aspect ratio",
+}
+
+
+def submission_from_scores(scores: pd.DataFrame, key: pd.DataFrame) -> pd.DataFrame:
+    """Out-of-fold scores with a column `file` become a submission, by the key's file names.
+
+    scores: file, score and optionally pred; `file` as in the key, or as in its `original` together with the columns
+        operation and severity. Rows whose clip is not in the key are left out.
+    Raises: MetricError: no clip in common.
+    """
+    names = {file: clip_id for file, clip_id in zip(key["file"], key["id"], strict=True)}
+    files = scores["file"].astype(str)
+    if {"operation", "severity"} <= set(scores.columns) and key["operation"].notna().any():
+        names = {_variant(row): row.id for row in key.itertuples()}
+        files = pd.Series([_variant(row) for row in scores.rename(columns={"file": "original"}).itertuples()])
+    submission = pd.DataFrame({"id": files.map(names).to_numpy(), "score": scores["score"].to_numpy(dtype=float)})
+    decided = np.where(submission["score"] > 0, "generated", "real")
+    submission["pred"] = scores["pred"].to_numpy() if "pred" in scores else decided
+    if "time" in scores:
+        submission["time"] = scores["time"].to_numpy()
+    submission = submission[submission["id"].notna()]
+    if submission.empty:
+        raise MetricError(f"none of the {len(scores)} files with scores, such as {files.iloc[0]!r}, is in the key")
+    return submission
+
+
+def _variant(row: object) -> str:
+    severity = getattr(row, "severity", 0)
+    level = 0 if severity is None or (isinstance(severity, float) and math.isnan(severity)) else int(float(severity))
+    return f"{getattr(row, 'original', '')}|{getattr(row, 'operation', '')}|{level}"
+
+
+def build_rows(
+    solution: pd.DataFrame, submission: pd.DataFrame, key: pd.DataFrame | None, *, anonymous: bool = False
+) -> pd.DataFrame:
+    """`join_submission` plus what the key knows.
+
+    Returns: its columns and, where the key has them, file, family, operation, severity, and the columns of SHORTCUTS.
+        `source` is the anonymised name if asked for or if there is no key.
+    """
+    rows = join_submission(solution, submission)
+    rows["family"] = rows["source"]
+    if key is None:
+        return rows
+    if key["id"].duplicated().any():
+        raise MetricError(f"key: {int(key['id'].duplicated().sum())} ids appear more than once")
+    known = key.assign(id=key["id"].astype(str)).set_index("id").reindex(rows["id"])
+    if known["file"].isna().all():
+        raise MetricError("the key knows none of the solution's ids: it belongs to another dataset")
+    rows["file"] = known["file"].to_numpy()
+    if not anonymous:
+        rows["source"] = known["source"].fillna(rows["source"].set_axis(known.index)).astype(str).to_numpy()
+    rows["family"] = known["family"].fillna(known["source"]).astype(str).to_numpy()
+    if known.get("operation") is not None and known["operation"].notna().any():
+        rows["operation"] = known["operation"].fillna("").astype(str).to_numpy()
+        rows["severity"] = pd.to_numeric(known["severity"], errors="coerce").fillna(0).astype(int).to_numpy()
+    if set(CONTAINER_COLUMNS) <= set(known.columns):
+        numbers = {name: pd.to_numeric(known[name], errors="coerce").to_numpy(float) for name in CONTAINER_COLUMNS}
+        rows = rows.assign(**derive_shortcuts(**numbers))
+    return rows
+
+
+def derive_shortcuts(
+    *, width: np.ndarray, height: np.ndarray, fps: np.ndarray, duration_seconds: np.ndarray, num_bytes: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The columns of SHORTCUTS; NaN where the container does not tell."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pixels, bits = width * height, 8.0 * num_bytes
+        columns = {
+            "megapixels": pixels / 1e6,
+            "fps": fps,
+            "bitrate": bits / duration_seconds / 1e6,
+            "duration_seconds": duration_seconds,
+            "bits_per_pixel": bits / (pixels * fps * duration_seconds),
+            "aspect": width / height,
+        }
+    return {name: np.where(np.isfinite(values), values, np.nan) for name, values in columns.items()}
+
+
+def order_operations(names: Iterable[object]) -> list[str]:
+    """Each name once: what the others are compared with first, the rest by name."""
+    return sorted({str(name) for name in names}, key=lambda name: (name != FOUND, name != PLAIN, name))
+
+
+def mean_over_sources(rows: pd.DataFrame) -> float:
+    """Accuracy as the competition means it, within the classes that are present; NaN without rows."""
+    if rows.empty:
+        return math.nan
+    per_source = rows.groupby(["label", "source"])["correct"].mean()
+    return float(per_source.groupby("label").mean().mean())
+
+
+def mean_table(
+    rows: pd.DataFrame, down: str, across: str, *, min_clips: int = 1, both_classes: bool = False
+) -> pd.DataFrame:
+    """`mean_over_sources` for every pair of values of two columns.
+
+    NaN where there are fewer than `min_clips` clips, or a class is absent and `both_classes` asks for both.
+    """
+    cells = {}
+    for pair, group in rows.groupby([down, across]):
+        enough = len(group) >= min_clips and (not both_classes or group["label"].nunique() == 2)
+        cells[pair] = mean_over_sources(group) if enough else math.nan
+    return pd.Series(cells, dtype=float).unstack() if cells else pd.DataFrame()
