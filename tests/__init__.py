@@ -1,0 +1,1 @@
+"""Tests; `python -m tests` sets up an environment and runs them all."""

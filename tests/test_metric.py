@@ -1,0 +1,319 @@
+"""The metric against hand-worked cases and a slow plain implementation."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import isotonic_regression
+
+from debug import bootstrap, calibration, metric
+
+INF = float("inf")
+NAN = float("nan")
+
+
+def make_solution(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["id", "pred", "source", "split"])
+
+
+HAND_SOLUTION = make_solution(
+    [
+        ("a1", "generated", "A", "public"),
+        ("a2", "generated", "A", "public"),
+        ("a3", "generated", "A", "public"),
+        ("a4", "generated", "A", "public"),
+        ("b1", "generated", "B", "private"),
+        ("c1", "real", "C", "public"),
+        ("c2", "real", "C", "public"),
+        ("d1", "real", "D", "private"),
+        ("d2", "real", "D", "private"),
+    ]
+)
+HAND_SUBMISSION = pd.DataFrame(
+    [
+        ("a1", "generated", 2.0, 0.5),
+        ("a2", "generated", 1.0, 0.5),
+        ("a3", "generated", 0.5, 0.5),
+        ("a4", "real", -1.0, 0.5),
+        ("b1", "fake", NAN, 0.5),  # any other pred counts as wrong
+        ("c1", "real", -2.0, 0.5),
+        ("c2", "generated", 1.0, 0.5),  # ties with a2
+        ("d1", "real", -3.0, 0.5),
+        # d2 is missing: wrong, and without a score
+        ("zz", "real", -3.0, 9.0),  # unknown to the solution: ignored
+    ],
+    columns=["id", "pred", "score", "time"],
+)
+
+
+def test_hand_worked_case() -> None:
+    metrics = metric.evaluate(HAND_SOLUTION, HAND_SUBMISSION)
+    private, public = metrics.splits["private"], metrics.splits["public"]
+    assert private.generated_accuracy == pytest.approx((3 / 4 + 0) / 2)
+    assert private.real_accuracy == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert private.balanced_accuracy == pytest.approx((0.375 + 0.5) / 2)
+    assert public.balanced_accuracy == pytest.approx((0.75 + 0.5) / 2)
+    # generated 2 1 0.5 -1 against real -2 1 -3: 3 + 2.5 + 2 + 2 of 12 pairs
+    assert private.roc_auc == pytest.approx(9.5 / 12)
+    assert public.roc_auc == pytest.approx((2 + 1.5 + 1 + 1) / 8)
+    assert private.fail_rate == pytest.approx(2 / 9)
+    assert private.total_time == pytest.approx(4.0)  # the unknown row's 9 s are not counted
+    assert metrics.splits["private only"].num_rows == 3
+    assert (metrics.num_missing, metrics.num_invalid, metrics.num_extra) == (1, 1, 1)
+    worst = metrics.sources.iloc[0]
+    assert (worst["label"], worst["source"], worst["accuracy"]) == ("generated", "B", 0.0)
+
+
+def test_a_source_counts_once_per_class_it_appears_in() -> None:
+    solution = make_solution([("1", "generated", "X", "public"), ("2", "real", "X", "public")])
+    submission = pd.DataFrame({"id": ["1", "2"], "pred": ["generated", "generated"]})
+    metrics = metric.evaluate(solution, submission)
+    assert metrics.balanced_accuracy == 0.5
+    assert len(metrics.sources) == 2
+    assert math.isnan(metrics.splits["private"].roc_auc)
+    assert metrics.splits["private"].fail_rate == 1.0  # no score column at all
+    assert math.isnan(metrics.splits["private"].total_time)
+
+
+@pytest.mark.parametrize(
+    ("solution_ids", "submission_ids", "message"),
+    [
+        (["1", "2"], ["1", "1"], "submission: 1 ids appear more than once, such as '1'"),
+        (["1", "1"], ["1", "2"], "solution: 1 ids appear more than once, such as '1'"),
+    ],
+)
+def test_duplicate_ids_are_refused(solution_ids: list[str], submission_ids: list[str], message: str) -> None:
+    solution = make_solution([(name, "real", "C", "public") for name in solution_ids])
+    submission = pd.DataFrame({"id": submission_ids, "pred": "real"})
+    with pytest.raises(metric.MetricError, match=message):
+        metric.evaluate(solution, submission)
+
+
+def test_wrong_true_label_and_absent_columns_are_refused() -> None:
+    submission = pd.DataFrame({"id": ["1"], "pred": ["real"]})
+    with pytest.raises(metric.MetricError, match="true label 'pristine'"):
+        metric.evaluate(make_solution([("1", "pristine", "C", "public")]), submission)
+    with pytest.raises(metric.MetricError, match="submission: column 'pred' is absent; it has id, answer"):
+        metric.evaluate(HAND_SOLUTION, pd.DataFrame({"id": ["1"], "answer": ["real"]}))
+    with pytest.raises(metric.MetricError, match="split 'secret'"):
+        metric.select_split(HAND_SOLUTION, "secret")
+
+
+# --- the slow plain implementation ---
+
+
+def slow_balanced_accuracy(solution: list[dict], answers: dict[str, str]) -> float:
+    hits: dict[tuple[str, str], list[bool]] = {}
+    for row in solution:
+        hits.setdefault((row["pred"], row["source"]), []).append(answers.get(row["id"]) == row["pred"])
+    means = {key: sum(values) / len(values) for key, values in hits.items()}
+    classes = []
+    for label in ("generated", "real"):
+        values = [mean for (true, _), mean in means.items() if true == label]
+        classes.append(sum(values) / len(values) if values else NAN)
+    return sum(classes) / 2
+
+
+def slow_auc(scores: list[float], labels: list[str]) -> float:
+    generated = [s for s, label in zip(scores, labels, strict=True) if label == "generated"]
+    real = [s for s, label in zip(scores, labels, strict=True) if label == "real"]
+    if not generated or not real:
+        return NAN
+    wins = sum(1.0 if g > r else 0.5 if g == r else 0.0 for g, r in itertools.product(generated, real))
+    return wins / len(generated) / len(real)
+
+
+def slow_cllr(scores: list[float], labels: list[str], sources: list[str]) -> float:
+    total = 0.0
+    for label, sign in (("generated", 1.0), ("real", -1.0)):
+        per_source: dict[str, list[float]] = {}
+        for score, true, source in zip(scores, labels, sources, strict=True):
+            if true == label:
+                x = -sign * score
+                cost = x / math.log(2) if x > 30 else math.log2(1 + math.exp(x))
+                per_source.setdefault(source, []).append(cost)
+        total += sum(sum(v) / len(v) for v in per_source.values()) / len(per_source) / 2
+    return total
+
+
+def random_case(seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rng = random.Random(seed)
+    rows, answers = [], []
+    for number in range(rng.randint(20, 60)):
+        label = rng.choice(["generated", "real"])
+        source = f"{label[0]}{rng.randint(0, 4)}"
+        rows.append((f"id{number}", label, source, "public" if source.endswith(("0", "1")) else "private"))
+        centre = 0.7 if label == "generated" else -0.7
+        score = round(rng.gauss(centre, 1.0), 1)  # one decimal: many ties
+        if rng.random() < 0.1:
+            score = rng.choice([NAN, INF, -INF])
+        pred = rng.choice(["Generated", "", NAN]) if rng.random() < 0.1 else "generated" if score > 0 else "real"
+        if rng.random() > 0.1:
+            answers.append((f"id{number}", pred, score))
+    rng.shuffle(answers)
+    return make_solution(rows), pd.DataFrame(answers, columns=["id", "pred", "score"])
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_equals_the_plain_implementation(seed: int) -> None:
+    solution, submission = random_case(seed)
+    metrics = metric.evaluate(solution, submission, num_draws=0)
+    answers = dict(zip(submission["id"], submission["pred"], strict=True))
+    scores = dict(zip(submission["id"], submission["score"], strict=True))
+    for name, split in metrics.splits.items():
+        rows = [
+            row
+            for row in solution.to_dict("records")
+            if name == "private" or (row["split"] == "public") == (name == "public")
+        ]
+        assert split.balanced_accuracy == pytest.approx(slow_balanced_accuracy(rows, answers), nan_ok=True)
+        scored = [row for row in rows if not math.isnan(scores.get(row["id"], NAN))]
+        values = [scores[row["id"]] for row in scored]
+        labels = [row["pred"] for row in scored]
+        assert split.roc_auc == pytest.approx(slow_auc(values, labels), nan_ok=True)
+        assert split.fail_rate == pytest.approx(1 - len(scored) / len(rows))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_best_threshold_equals_a_plain_scan(seed: int) -> None:
+    solution, submission = random_case(seed)
+    metrics = metric.evaluate(solution, submission, num_draws=0)
+    best = metrics.splits["private"].best
+    assert best is not None
+    rows = solution.to_dict("records")
+    known = {row.id: row for row in submission.itertuples()}
+
+    def balanced_accuracy_at(threshold: float) -> float:
+        decided = {
+            key: row.pred if math.isnan(row.score) else "generated" if row.score > threshold else "real"
+            for key, row in known.items()
+        }
+        return slow_balanced_accuracy(rows, decided)
+
+    finite = sorted({s for s in submission["score"] if math.isfinite(s)})
+    tried = [-INF, INF, 0.0, finite[0] - 1, finite[-1] + 1, *finite, *(v + 0.05 for v in finite)]
+    assert best.balanced_accuracy == pytest.approx(max(map(balanced_accuracy_at, tried)))
+    assert balanced_accuracy_at(best.threshold) == pytest.approx(best.balanced_accuracy)
+    assert best.at_zero == pytest.approx(balanced_accuracy_at(0.0))
+    assert best.loss >= 0
+
+
+# --- calibration ---
+
+
+def test_cllr_hand_worked_and_infinite() -> None:
+    labels = np.array([True, True, False])
+    weights = np.array([0.25, 0.25, 0.5])
+    assert calibration.cllr(np.zeros(3), labels, weights) == pytest.approx(1.0)
+    # odds 3:1 for generated cost log2(4/3); odds 1:3 on the real one cost the same
+    ratio = math.log(3)
+    assert calibration.cllr(np.array([ratio, ratio, -ratio]), labels, weights) == pytest.approx(math.log2(4 / 3))
+    assert calibration.cllr(np.array([INF, INF, -INF]), labels, weights) == 0.0
+    assert calibration.cllr(np.array([INF, -INF, -INF]), labels, weights) == INF
+    assert math.isnan(calibration.cllr(np.zeros(2), np.array([True, True]), np.array([0.5, 0.5])))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cllr_equals_the_plain_implementation(seed: int) -> None:
+    solution, submission = random_case(seed)
+    rows = metric.join_submission(solution, submission)
+    rows = rows[np.isfinite(rows["score"])]
+    is_generated = (rows["label"] == "generated").to_numpy()
+    weights = calibration.source_weights(is_generated, rows["source"].to_numpy())
+    value = calibration.cllr(rows["score"].to_numpy(), is_generated, weights)
+    assert value == pytest.approx(slow_cllr(list(rows["score"]), list(rows["label"]), list(rows["source"])))
+    least = calibration.min_cllr(rows["score"].to_numpy(), is_generated, weights)
+    assert 0 <= least <= value
+    # a monotone change of the scores moves Cllr, not its minimum
+    assert calibration.min_cllr(rows["score"].to_numpy() * 3 + 1, is_generated, weights) == pytest.approx(least)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_isotonic_regression_equals_scipy(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, weights = rng.normal(size=40).cumsum(), rng.uniform(0.1, 2, size=40)
+    ours = calibration.pool_adjacent_violators(values, weights)
+    np.testing.assert_allclose(ours, isotonic_regression(values, weights=weights).x)
+
+
+def test_source_weights_make_sums_into_means_over_sources() -> None:
+    weights = calibration.source_weights(np.array([True, True, True, False]), np.array(["a", "a", "b", "c"]))
+    np.testing.assert_allclose(weights, [1 / 8, 1 / 8, 1 / 4, 1 / 2])
+
+
+def test_reliability_of_scores_that_keep_their_promise() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 2, size=40_000)
+    is_generated = rng.uniform(size=len(scores)) < 1 / (1 + np.exp(-scores))
+    bins = calibration.reliability(scores, is_generated, np.ones(len(scores)))
+    assert sum(b.num_rows for b in bins) == len(scores)
+    assert max(abs(b.promised - b.observed) for b in bins) < 0.03
+    boastful = calibration.reliability(scores * 4, is_generated, np.ones(len(scores)))
+    assert max(abs(b.promised - b.observed) for b in boastful) > 0.15
+
+
+# --- bootstrap ---
+
+
+def test_bootstrap_is_seeded_and_as_wide_as_theory_says() -> None:
+    rng = np.random.default_rng(1)
+    generated, real = rng.uniform(0.5, 1, size=50), rng.uniform(0.2, 1, size=80)
+    draws = bootstrap.balanced_accuracy_draws(generated, real, num_draws=20_000, seed=7)["balanced_accuracy"]
+    again = bootstrap.balanced_accuracy_draws(generated, real, num_draws=20_000, seed=7)["balanced_accuracy"]
+    np.testing.assert_array_equal(draws, again)
+    expected = math.sqrt(generated.var() / 50 + real.var() / 80) / 2
+    assert draws.std() == pytest.approx(expected, rel=0.03)
+    assert draws.mean() == pytest.approx((generated.mean() + real.mean()) / 2, abs=0.002)
+    interval = bootstrap.percentile_interval(draws)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * expected, rel=0.05)
+
+
+def test_auc_over_redrawn_sources_equals_recomputing_it() -> None:
+    solution, submission = random_case(3)
+    rows = metric.join_submission(solution, submission)
+    rows = rows[rows["score"].notna()]
+    is_generated = (rows["label"] == "generated").to_numpy()
+    sources, scores = rows["source"].to_numpy(), rows["score"].to_numpy()
+    draws = bootstrap.roc_auc_draws(scores, is_generated, sources, num_draws=20, seed=5)
+    rng = np.random.default_rng(5)
+    names = {label: np.unique(sources[is_generated == label].astype(str)) for label in (True, False)}
+    counts = {label: bootstrap.draw_counts(rng, len(names[label]), 20) for label in (True, False)}
+    for k in range(20):
+        copies = [
+            index
+            for label in (True, False)
+            for name, count in zip(names[label], counts[label][k], strict=True)
+            for index in np.flatnonzero((sources == name) & (is_generated == label)).tolist() * int(count)
+        ]
+        assert draws[k] == pytest.approx(metric.roc_auc(scores[copies], is_generated[copies]))
+
+
+# --- command line ---
+
+
+def test_command_line_prints_the_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    solution, submission = tmp_path / "solution.csv", tmp_path / "submission.csv"
+    HAND_SOLUTION.assign(id=["007", *HAND_SOLUTION["id"][1:]]).to_csv(solution, index=False)
+    HAND_SUBMISSION.assign(id=["007", *HAND_SUBMISSION["id"][1:]]).to_csv(submission, index=False)
+    assert metric.main([str(solution), str(submission)]) == 0
+    table = capsys.readouterr().out
+    assert "balanced accuracy" in table and "0.4375" in table
+    assert "warning: 1 rows missing" in table
+    assert metric.main([str(solution), str(submission), "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["splits"]["private"]["balanced_accuracy"] == pytest.approx(0.4375)
+    assert plain["num_missing"] == 1  # and 007 was joined as text
+
+
+def test_command_line_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        metric.main([str(tmp_path / "absent.csv"), str(tmp_path / "absent.csv")])
+    assert stop.value.code == 2
+    assert "cannot be read as CSV" in capsys.readouterr().err

@@ -1,0 +1,201 @@
+"""The network: what the streams show, equal scores at any batch size, weights that do not fit are refused."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.network import STREAMS, Detector, FeatureNetwork, ViewNetwork, fold_batch_norms, load_detector
+from model.training.export import export_weights
+from model.training.fit import Head
+from model.transform import ViewConfig
+from model.weights import WeightsError, load_manifest
+
+BACKBONE = "tf_efficientnet_lite0"
+VIEWS = ViewConfig(size=64)
+CPU = torch.device("cpu")
+
+
+def _views(count: int, seed: int = 0) -> torch.Tensor:
+    """Smooth random views with a little motion and noise, uint8 (count, 2, 64, 64, 3)."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (count, 3, 9, 9)).astype(np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=(65, 65), mode="bicubic").clamp(0, 255)
+    pair = torch.stack([smooth[:, :, :64, :64], smooth[:, :, 1:, 1:]], dim=1).permute(0, 1, 3, 4, 2)
+    return (pair + torch.from_numpy(rng.normal(0, 3, pair.shape))).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights with a made-up head over two streams, and a fine-tuned network that is only its start."""
+    folder = tmp_path_factory.mktemp("weights")
+    streams = ("colours", "difference")
+    features = FeatureNetwork(backbone=BACKBONE, streams=streams).num_features
+    rng = np.random.default_rng(0)
+    size = features + features // 2
+    head = Head(
+        projection=rng.normal(0, 0.02, (size, 5)).astype(np.float32),
+        origin=rng.normal(size=5),
+        support=rng.normal(size=(7, 5)),
+        coefficients=rng.normal(size=7),
+        intercept=0.25,
+        kernel_scale=0.1,
+    )
+    torch.manual_seed(0)
+    finetuned = {"classifier.weight": torch.randn(1, 1280) * 0.1, "classifier.bias": torch.tensor([0.1])}
+    export_weights(
+        folder, head, backbone=BACKBONE, streams=streams, views=VIEWS, finetuned=[finetuned, finetuned],
+        calibration={"kernel": 2.0, "finetuned": 0.5, "offset": -0.3}, record={},
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(weights: Path) -> Detector:
+    return load_detector(weights, CPU)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_outputs_do_not_depend_on_the_batch(detector: Detector, batch: int) -> None:
+    views = _views(12)
+    whole = detector.outputs(views)
+    parts = torch.cat([detector.outputs(part) for part in views.split(batch)])
+    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_leaving_out_what_does_not_count_keeps_the_score(detector: Detector) -> None:
+    """Before, a resized view went through all streams and all fine-tuned networks for nothing."""
+    views = _views(VIEWS.num_views)
+    patches, resized = detector.outputs(views[:4], "patch"), detector.outputs(views[4:], "resized")
+    whole = detector.outputs(views)
+    torch.testing.assert_close(patches[:, :5], whole[:4, :5], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(patches[:, 10:], whole[:4, 10:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(resized[:, 5:10], whole[4:, 5:10], atol=1e-4, rtol=1e-4)
+    assert not patches[:, 5:10].any() and not resized[:, :5].any() and not resized[:, 10:].any()
+    parts = torch.cat([patches, resized]).numpy()
+    assert detector.score(parts) == pytest.approx(detector.score(whole.numpy()), abs=1e-4)
+    assert detector.view_scores(parts) == pytest.approx(detector.view_scores(whole.numpy()), abs=1e-4)
+
+
+@pytest.mark.parametrize(("changed", "shared"), [(None, 7), ("blocks.2.0.conv_pw", 2), ("conv_stem", 0)])
+def test_stages_that_fine_tuning_left_alone_are_computed_once(changed: str | None, shared: int) -> None:
+    network = ViewNetwork(
+        backbone=BACKBONE, streams=("colours", "upsampling"), num_components=3, num_support=2, kernel_scale=0.1,
+        num_finetuned=2,
+    ).eval()  # fmt: skip
+    torch.manual_seed(0)
+    for finetuned in network.finetuned:  # stored in half precision
+        halves = {name: tensor.half() for name, tensor in network.features.backbone.state_dict().items()}
+        finetuned.load_state_dict(halves, strict=False)
+        torch.nn.init.normal_(finetuned.get_parameter("classifier.weight"))
+    if changed:
+        torch.nn.init.normal_(network.finetuned[1].get_parameter(f"{changed}.weight"), std=0.05)
+    views = _views(2)
+    with torch.inference_mode():
+        before = network(views)
+        network.share_stages()
+        assert network.shared_stages == shared
+        torch.testing.assert_close(network(views), before, atol=2e-2, rtol=2e-2)
+
+
+def test_score_is_the_documented_formula(detector: Detector, weights: Path) -> None:
+    outputs = detector.outputs(_views(VIEWS.num_views)).numpy()
+    from safetensors.numpy import load_file
+
+    tensors = load_file(weights / "detector.safetensors")
+    place = outputs[:4, :5].mean(0) + outputs[4:, 5:10].mean(0)
+    kernel = sum(
+        weight * np.exp(-0.1 * np.sum((support - place) ** 2))
+        for weight, support in zip(tensors["coefficients"], tensors["support"], strict=True)
+    )
+    expected = 2.0 * (kernel + 0.25) + 0.5 * outputs[:4, -1].mean() - 0.3
+    assert detector.score(outputs) == pytest.approx(expected, abs=1e-4)
+
+
+def test_view_scores_agree_when_all_views_are_alike(detector: Detector) -> None:
+    outputs = detector.outputs(_views(1).expand(VIEWS.num_views, -1, -1, -1, -1)).numpy()
+    assert detector.view_scores(outputs) == pytest.approx([detector.score(outputs)] * VIEWS.num_views, abs=1e-3)
+
+
+def test_a_wrong_number_of_views_is_refused(detector: Detector) -> None:
+    with pytest.raises(ValueError, match="outputs of 5 views; a clip has 6"):
+        detector.score(np.zeros((5, 11), np.float32))
+
+
+def test_folding_keeps_the_function() -> None:
+    network = FeatureNetwork(backbone=BACKBONE, streams=("colours",)).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    views = _views(2)
+    with torch.inference_mode():
+        before = network(views)
+        folded = fold_batch_norms(copy.deepcopy(network))
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+        torch.testing.assert_close(folded(views), before, atol=1e-4, rtol=1e-3)
+    assert before.shape == (2, network.num_features)
+
+
+def test_streams_show_what_they_are_named_for() -> None:
+    flat = torch.full((1, 3, 64, 64), 100.0)
+    blocks = torch.rand(1, 3, 32, 32).mul(255).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert STREAMS["highpass"](flat, flat).abs().max() < 1e-4
+    assert STREAMS["difference"](blocks, blocks).abs().max() == 0
+    assert STREAMS["upsampling"](blocks, flat).abs().max() == 0  # what was doubled in size leaves no residual
+    assert STREAMS["upsampling"](blocks.roll(1, 3), flat).abs().max() > 0.5
+    assert STREAMS["colours"](flat, flat).unique().tolist() == pytest.approx([(100 - 127) / 128])
+    motion = blocks - blocks.mean()
+    slow, fast = STREAMS["difference"](flat, flat + motion), STREAMS["difference"](flat, flat + 2 * motion)
+    assert float(slow.std()) == pytest.approx(float(fast.std()), rel=0.05)  # amplitude is taken out
+
+
+def test_an_unknown_stream_is_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown streams \['sound'\]; valid streams"):
+        FeatureNetwork(backbone=BACKBONE, streams=("sound",))
+
+
+def test_damaged_and_missing_weights_are_refused(weights: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(weights, tmp_path / "copy")
+    file = folder / "detector.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match="SHA-256"):
+        load_detector(folder, CPU)
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(WeightsError, match="git lfs pull"):
+        load_detector(folder, CPU)
+    file.unlink()
+    with pytest.raises(WeightsError, match="cannot read"):
+        load_detector(folder, CPU)
+
+
+def test_weights_of_another_architecture_are_refused(weights: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(weights, tmp_path / "copy")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["architecture"]["num_components"] = 6
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match="does not fit the architecture"):
+        load_detector(folder, CPU)
+
+
+def test_the_committed_weights_load(repository: Path) -> None:
+    manifest = load_manifest(repository / "weights")
+    detector = load_detector(repository / "weights", CPU)
+    assert detector.view_config == manifest.views
+    views = _views(manifest.views.num_views)
+    views = views.repeat_interleave(4, 2).repeat_interleave(4, 3)[:, :, : manifest.views.size, : manifest.views.size]
+    score = detector.score(detector.outputs(views).numpy())
+    assert np.isfinite(score)
+    assert abs(score) < 50
+    assert dataclasses.asdict(manifest.views)["size"] == 224

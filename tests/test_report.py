@@ -1,0 +1,248 @@
+"""The report: its numbers against plain ones, and the page opened in a real browser."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from debug import labelled, metric
+from debug.report import confounds
+from debug.report.__main__ import main
+from debug.report.rows import build_rows, derive_shortcuts, mean_over_sources, mean_table, submission_from_scores
+from tests.clip_folder import make_clip_folder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--enable-logging=stderr",
+)  # fmt: skip
+OPERATIONS = ("blur", "h264", "noise")
+
+
+def make_case(*, confounded: bool, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Solution, submission and key of 240 post-processed clips; real ones at 30 frames/s if confounded."""
+    rng = np.random.default_rng(seed)
+    solution, submission, key = [], [], []
+    for label in ("generated", "real"):
+        sign = 1 if label == "generated" else -1
+        for source in range(10):
+            shift = rng.normal(0, 1)
+            for clip in range(12):
+                clip_id, operation, severity = f"{label}{source}-{clip}", OPERATIONS[clip % 3], 1 + clip // 3 % 3
+                score = sign * 1.5 + shift + rng.normal() - 0.3 * severity
+                fps = (30.0 if label == "real" else 16.0) if confounded else float(rng.choice([16.0, 30.0]))
+                split = "public" if source % 2 else "private"
+                solution.append((clip_id, label, f"{label}-{source:02d}", split))
+                submission.append((clip_id, "generated" if score > 0 else "real", score, 0.1 + 0.01 * clip))
+                names = (f"clips/{clip_id}.mp4", label, f"camera <{source}>" if sign < 0 else f"gen{source}")
+                numbers = (640, 360, fps, "h264", 20 / fps, int(rng.integers(100_000, 300_000)))
+                key.append((clip_id, *names, f"f{source}", "", split, operation, severity, f"{clip_id}.mp4", *numbers))
+    submission[0] = (submission[0][0], "real", math.nan, 0.2)  # one that fell back
+    return (
+        pd.DataFrame(solution, columns=["id", "pred", "source", "split"]),
+        pd.DataFrame(submission, columns=["id", "pred", "score", "time"]),
+        pd.DataFrame(key, columns=list(labelled.KEY_COLUMNS)),
+    )
+
+
+class Outline(HTMLParser):
+    """What a browser or a screen reader would find."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.alternatives: list[str] = []
+        self.addresses: list[str] = []
+        self.headings: list[str] = []
+        self.words: list[str] = []
+        self._stack: list[str] = []
+        self.feed(text)
+        self.text = " ".join(self.words)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag == "img":
+            self.alternatives.append(named.get("alt") or "")
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("img", "meta", "link"):
+            self._stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._stack.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        if self._stack and self._stack[-1] == "h2":
+            self.headings.append(data)
+        if "style" not in self._stack:
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with every section but the strips."""
+    folder = tmp_path_factory.mktemp("report")
+    for name, frame in zip(("solution", "submission", "key"), make_case(confounded=True), strict=True):
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    (folder / "run.log").write_text("INFO started\nWARNING 1 not scored: pyav: no frame can be decoded\n")
+    arguments = [str(folder / "solution.csv"), str(folder / "submission.csv"), "--key", str(folder / "key.csv")]
+    assert main([*arguments, "--log", str(folder / "run.log"), "--output", str(folder / "report.html")]) == 0
+    return folder / "report.html"
+
+
+def test_the_page_is_whole_and_asks_for_nothing(report: Path) -> None:
+    outline = Outline(report.read_text(encoding="utf-8"))
+    assert outline.headings == [
+        "Summary", "Sources", "Post-processing", "Ranking, threshold, calibration", "Shortcuts",
+        "Clips without a score, and time",
+    ]  # fmt: skip
+    assert all(address.startswith(("data:", "#")) for address in outline.addresses)
+    drawings = [address for address in outline.addresses if address.startswith("data:image/svg")]
+    assert len(drawings) >= 12
+    for drawing in drawings:
+        source = base64.b64decode(drawing.split(",", 1)[1]).decode()
+        assert not re.findall(r'(?:href|src)="(?!#|data:)[^"]+"|@import|url\((?!#)', source)
+    assert all(len(text) > 30 for text in outline.alternatives)
+    assert report.stat().st_size < 3_000_000
+
+
+def test_the_page_says_what_the_metric_says(report: Path) -> None:
+    text = Outline(report.read_text(encoding="utf-8")).text
+    solution, submission, _ = make_case(confounded=True)
+    measured = metric.evaluate(solution, submission)
+    overall = measured.splits["private"]
+    for value in (overall.balanced_accuracy, overall.roc_auc, overall.generated_accuracy, overall.real_accuracy):
+        assert f"{value:.3f}" in text
+    assert str(overall.intervals["balanced_accuracy"]) in text
+    assert "This test set gives the label away." in text
+    assert "pyav: no frame can be decoded" in text
+    assert "camera <0>" in text  # names are escaped, not lost
+
+
+def test_operations_are_averaged_over_sources() -> None:
+    rows = build_rows(*make_case(confounded=False))
+    table = mean_table(rows, "operation", "severity")
+    assert list(table.index) == list(OPERATIONS)
+    part = rows[(rows["operation"] == "noise") & (rows["severity"] == 3)]
+    by_hand = []
+    for label in ("generated", "real"):
+        sources = [part[(part["label"] == label) & (part["source"] == s)]["correct"] for s in part["source"].unique()]
+        means = [values.mean() for values in sources if len(values)]
+        by_hand.append(sum(means) / len(means))
+    assert table.loc["noise", 3] == pytest.approx(sum(by_hand) / 2)
+    assert math.isnan(mean_over_sources(rows[:0]))
+    assert mean_table(rows, "operation", "severity", min_clips=1000).isna().all(axis=None)
+    one_class = rows[(rows["label"] == "real") | (rows["severity"] > 1)]
+    assert mean_table(one_class, "operation", "severity", both_classes=True)[1].isna().all()
+
+
+def test_a_set_that_gives_the_label_away_is_told_from_one_that_does_not() -> None:
+    (logistic, trees) = confounds.metadata_classifiers(build_rows(*make_case(confounded=True)))
+    assert min(logistic.balanced_accuracy, trees.balanced_accuracy) > 0.99
+    (logistic, trees) = confounds.metadata_classifiers(build_rows(*make_case(confounded=False)))
+    assert max(logistic.balanced_accuracy, trees.balanced_accuracy) < 0.65
+    few = build_rows(*make_case(confounded=True))
+    assert confounds.metadata_classifiers(few[few["family"].isin(["f0", "f1"])]) == []
+
+
+def test_bands_and_correlations() -> None:
+    rows = build_rows(*make_case(confounded=False))
+    bands = confounds.accuracy_bands(rows, "bitrate")
+    assert sum(sum(band.num_clips.values()) for band in bands) == len(rows)
+    assert [band.low for band in bands] == sorted(band.low for band in bands)
+    assert 0.5 < confounds.matched_balanced_accuracy(bands) < 1
+    followed = rows.assign(score=rows["bitrate"])
+    correlations = confounds.score_correlations(followed)
+    assert correlations["bitrate"].tolist() == pytest.approx([1.0, 1.0])
+    assert abs(confounds.score_correlations(rows).loc["real", "bitrate"]) < 0.3
+
+
+def test_shortcuts_from_container_numbers() -> None:
+    columns = derive_shortcuts(
+        width=np.array([640.0, 640.0]), height=np.array([360.0, 360.0]), fps=np.array([25.0, np.nan]),
+        duration_seconds=np.array([2.0, 0.0]), num_bytes=np.array([250_000.0, 1.0]),
+    )  # fmt: skip
+    assert columns["bitrate"][0] == pytest.approx(1.0)
+    assert columns["bits_per_pixel"][0] == pytest.approx(2e6 / (640 * 360 * 50))
+    assert math.isnan(columns["bitrate"][1])
+    assert math.isnan(columns["bits_per_pixel"][1])
+
+
+def test_out_of_fold_scores_by_file_name() -> None:
+    solution, submission, key = make_case(confounded=False)
+    scored = submission.merge(key, on="id")
+    by_file = submission_from_scores(scored[["file", "score"]].iloc[5:], key).set_index("id")
+    assert len(by_file) == len(solution) - 5
+    pd.testing.assert_series_equal(by_file["score"], submission.set_index("id")["score"].iloc[5:], check_names=False)
+    # or by the original clip and what was done to it
+    steps = scored[["original", "operation", "severity", "score"]].rename(columns={"original": "file"})
+    assert submission_from_scores(steps, key)["id"].tolist() == submission["id"].tolist()
+    with pytest.raises(metric.MetricError, match=r"none of the 1 files with scores, such as 'x\.mp4'"):
+        submission_from_scores(pd.DataFrame({"file": ["x.mp4"], "score": [1.0]}), key)
+
+
+def test_anonymous_names_and_wrong_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    solution, submission, key = make_case(confounded=False)
+    assert set(build_rows(solution, submission, key, anonymous=True)["source"]) == set(solution["source"])
+    assert set(build_rows(solution, submission, key)["source"]) == set(key["source"])
+    with pytest.raises(metric.MetricError, match="belongs to another dataset"):
+        build_rows(solution, submission, key.assign(id="other " + key["id"]))
+    with pytest.raises(metric.MetricError, match="key: 239 ids appear more than once"):
+        build_rows(solution, submission, key.assign(id="same"))
+    assert main([str(tmp_path / "absent.csv"), str(tmp_path / "absent.csv")]) == 2
+    assert "cannot be read as CSV" in capsys.readouterr().out
+
+
+def test_strips_and_reasons_come_from_the_clips(tmp_path: Path) -> None:
+    clips = make_clip_folder(tmp_path / "clips", clips_per_source=1)
+    (clips / "real" / "phone" / "broken.mp4").write_bytes(b"not a video")
+    rows = labelled.build_dataset(clips, tmp_path / "out")
+    submission = pd.DataFrame(  # everything wrong
+        {
+            "id": [row.id for row in rows],
+            "pred": ["real" if row.record.generated else "generated" for row in rows],
+            "score": [-2.0 if row.record.generated else 2.0 for row in rows],
+        }
+    )
+    submission.loc[[row.record.path.name == "broken.mp4" for row in rows], "score"] = math.nan
+    submission.to_csv(tmp_path / "submission.csv", index=False)
+    paths = argparse.Namespace(out=tmp_path / "out", page=tmp_path / "r.html")
+    arguments = [str(paths.out / "solution.csv"), str(tmp_path / "submission.csv"), "--key", str(paths.out / "key.csv")]
+    assert main([*arguments, "--dataset", str(paths.out / "dataset"), "--output", str(paths.page)]) == 0
+    outline = Outline(paths.page.read_text(encoding="utf-8"))
+    assert outline.headings[-2:] == [
+        "Worst mistakes: generated clips taken for real", "Worst mistakes: real clips taken for generated",
+    ]  # fmt: skip
+    frames = [address for address in outline.addresses if address.startswith("data:image/jpeg")]
+    assert len(frames) == 5 * 6  # five clips of six frames
+    assert "not a readable video" in outline.text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+@pytest.mark.parametrize(("width", "height"), [(1280, 1600), (390, 1600)])
+def test_a_real_browser_shows_it_without_complaint(report: Path, tmp_path: Path, width: int, height: int) -> None:
+    shot = tmp_path / "shot.png"
+    command = [str(CHROMIUM), *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]
+    result = subprocess.run(
+        [*command, f"--window-size={width},{height}", f"--screenshot={shot}", report.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "CONSOLE" not in result.stderr
+    image = np.asarray(Image.open(shot).convert("RGB"))
+    assert image.shape == (height, width, 3)
+    # headline, boxes and bars are drawn: ink on every fifth of the page, and the classes' colours
+    ink = (image.min(axis=2) < 128).reshape(5, -1).sum(axis=1)
+    assert (ink > 100).all()
+    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+        assert (np.abs(image.astype(int) - colour).max(axis=2) < 12).sum() > 200
