@@ -232,7 +232,7 @@ def _describe_policies(clips: Sequence[bytes], worker: WorkerConfig) -> list[str
 
 
 def _describe_memory(options: argparse.Namespace, workers: int, folder: Path) -> list[str]:
-    """script.py itself on rows of 2 MB; one view a clip, so that 2,000 rows do not take half an hour without a GPU."""
+    """script.py itself on rows of 0.5 MB; one view a clip: 2,000 rows would take half an hour without a GPU."""
     weights = folder / "weights"
     shutil.copytree(options.weights, weights)
     manifest = json.loads((weights / MANIFEST_NAME).read_text(encoding="utf-8"))

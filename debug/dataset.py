@@ -30,6 +30,7 @@ import numpy as np
 
 from debug.footage import FootageError, load_footage
 from debug.scenes import Scene, clouds, discs, plasma, shaky_noise
+from model.decode_worker import leave_real_time
 
 CACHE_DIR = Path(__file__).resolve().parent.parent / ".cache" / "debug"
 BROKEN = "broken"  # the source name of clips that no decoder can read: they must fall back
@@ -179,12 +180,6 @@ def encode_frames(frames_thwc: np.ndarray, encoding: Encoding, *, fragmented: bo
         container.mux(stream.encode(None))
     leave_real_time()
     return buffer.getvalue()
-
-
-def leave_real_time() -> None:
-    """After encoding: SVT-AV1, run by root, leaves its caller in real time, where a loop starves the whole machine."""
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def decode_frames(content: bytes, num_frames: int) -> np.ndarray:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Scoring twice, as most of a real run is that. "write": while the temporary file is there; "end": all scores are in.
-STAGES = ("start-up", "first file", "loading", "scoring", "write", "scoring", "end")
+# "first scores": the moment they stand in the file, which is replaced again two seconds later at the earliest.
+STAGES = ("start-up", "first file", "loading", "first scores", "scoring", "write", "scoring", "end")
 _POLL_SECONDS = 0.002
 _RUN_SECONDS = 600.0  # no run is waited for longer
 _ORPHAN_SECONDS = 5.0
@@ -133,6 +134,8 @@ def _wait(process: subprocess.Popen[bytes], path: Path, whole: _Whole, stage: st
         time.sleep(rng.choice((0.0, rng.uniform(0, 0.1))))
     elif stage == "loading":
         _until(process, lambda: False, seconds=rng.uniform(0, whole.score_seconds - whole.file_seconds))
+    elif stage == "first scores":
+        _until(process, lambda: _scores_in(path) > 0)
     elif stage == "scoring":
         wanted = rng.randint(1, max(1, whole.num_scores - 1))
         _until(process, lambda: _scores_in(path) >= wanted)

@@ -79,7 +79,7 @@ def serve(connection: Connection, config: WorkerConfig, parent: int) -> None:
     """Answer jobs until the other end closes. parent: its process id."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _share_processors()
+    leave_real_time()
     os.nice(NICENESS)
     _die_with(parent)
     _be_first_to_be_killed()
@@ -140,8 +140,8 @@ class _LastWords:
             self._connection.send_bytes(Reply(None, note=f"{kind.__name__}: {text} ({place})", failed=True).to_bytes())
 
 
-def _share_processors() -> None:
-    """Not real time, should the parent be: SVT-AV1, run by root, makes it so, and a worker that spins starves all."""
+def leave_real_time() -> None:
+    """SVT-AV1's encoder, run by root, puts its process in real time, children inherit that, and a loop starves all."""
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -16,7 +16,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from debug.dataset import leave_real_time
+from model.decode_worker import leave_real_time
 
 os.environ.setdefault("SVT_LOG", "1")  # errors only: the AV1 encoder prints a page a clip
 
@@ -49,6 +49,15 @@ class ClipSpec:
 _INTRA = {"g": "1"}
 _X265 = {"x265-params": "log-level=none:pools=1:keyint=8"}
 _QUICK_VPX = {"deadline": "realtime", "cpu-used": "8"}
+
+
+def _hdr(transfer: int) -> ClipSpec:
+    """BT.2020 in ten bits; the stream says so as well as the container."""
+    colours = f":colorprim=9:transfer={transfer}:colormatrix=9"
+    options = {"x265-params": _X265["x265-params"] + colours}
+    return ClipSpec(codec="libx265", pixels="yuv420p10le", matrix=9, transfer=transfer, options=options)
+
+
 SPECS: dict[str, ClipSpec] = {
     "h264": ClipSpec(),
     "h264_709": ClipSpec(matrix=1, width=320, height=240),
@@ -80,17 +89,9 @@ SPECS: dict[str, ClipSpec] = {
     "h264_flv": ClipSpec(container="flv"),
     "h264_fragmented": ClipSpec(options={"movflags": "frag_keyframe+empty_moov"}),
     "two_videos": ClipSpec(second_video=(64, 48), matrix=1),
-    "hevc": ClipSpec(codec="libx265", options={"x265-params": "log-level=none:pools=1:keyint=8"}),
-    "hevc_10bit": ClipSpec(
-        codec="libx265", pixels="yuv420p10le", matrix=1, options={"x265-params": "log-level=none:pools=1:keyint=8"}
-    ),
-    "hevc_hdr10": ClipSpec(
-        codec="libx265",
-        pixels="yuv420p10le",
-        matrix=9,
-        transfer=16,
-        options={"x265-params": "log-level=none:pools=1:keyint=8:colorprim=9:transfer=16:colormatrix=9"},
-    ),
+    "hevc": ClipSpec(codec="libx265", options=_X265),
+    "hevc_10bit": ClipSpec(codec="libx265", pixels="yuv420p10le", matrix=1, options=_X265),
+    "hevc_hdr10": _hdr(transfer=16),
     "vp8": ClipSpec("webm", "libvpx", options={"deadline": "realtime", "cpu-used": "8"}),
     "vp8_alpha": ClipSpec(
         "webm", "libvpx", "yuva420p", alpha=True, options={"auto-alt-ref": "0", "deadline": "realtime"}
@@ -116,13 +117,7 @@ SPECS: dict[str, ClipSpec] = {
     "hevc_mov": ClipSpec("mov", "libx265", options=_X265),
     "hevc_mkv": ClipSpec("matroska", "libx265", options=_X265),
     "hevc_ts": ClipSpec("mpegts", "libx265", options=_X265),
-    "hevc_hlg": ClipSpec(
-        codec="libx265",
-        pixels="yuv420p10le",
-        matrix=9,
-        transfer=18,
-        options={"x265-params": "log-level=none:pools=1:keyint=8:colorprim=9:transfer=18:colormatrix=9"},
-    ),  # fmt: skip
+    "hevc_hlg": _hdr(transfer=18),
     "vp8_mkv": ClipSpec("matroska", "libvpx", options=_QUICK_VPX),
     "vp9_mp4": ClipSpec("mp4", "libvpx-vp9", options=_QUICK_VPX, matrix=1),
     "vp9_odd": ClipSpec("webm", "libvpx-vp9", options=_QUICK_VPX, width=161, height=97),

@@ -46,7 +46,7 @@ def test_killed_runs_leave_complete_files(tmp_path):
 
 def test_killed_scripts_leave_complete_files(tmp_path):
     """The whole of script.py, with its weights; a file that has some scores and not all is what a time-out leaves."""
-    outcome = kill_scripts(tmp_path, kills=2, seed=1, clips=6, stages=("scoring", "write"))
+    outcome = kill_scripts(tmp_path, kills=2, seed=1, clips=16, stages=("first scores", "write"))
     assert not outcome.broken and not outcome.processes_left
     assert outcome.complete_files == 2 and outcome.with_some_scores >= 1
 
