@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from debug import benchmark_stages as stages
@@ -31,6 +31,8 @@ from model.weights import MANIFEST_NAME, load_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "benchmark"
+DEVICE_ROWS = 192  # enough for the filling and the emptying of the pipeline to count for little
+DEVICE_SPEEDS = (1.0, 4.0)  # of a stand-in for a GPU, over decoding: as fast, and as an L4 is projected to be
 POLICIES = ((4, 1), (8, 1), (12, 1), (6, 3), (8, 3), (12, 2), (12, 3), (18, 3), (24, 3), (48, 3))  # (frames, runs)
 BY_HAND = "## What this means"  # from this heading on, the results file is kept as it is
 MEMORY_CLIP = ClipPlan(320, 240, seconds=2, rate=30, crf=14)  # about 0.5 MB
@@ -38,7 +40,11 @@ MEMORY_CLIP = ClipPlan(320, 240, seconds=2, rate=30, crf=14)  # about 0.5 MB
 
 @dataclass(frozen=True)
 class Round:
-    """Rates, in clips a second, measured one after the other. by_workers: (decoding, end to end)."""
+    """Rates, in clips a second, measured one after the other. by_workers: (decoding, end to end).
+
+    by_device: end to end with the most workers and a network that waits on a device of its own, which is so many times
+    as fast as decoding.
+    """
 
     naive: stages.Naive
     network: float
@@ -46,6 +52,7 @@ class Round:
     by_workers: dict[int, tuple[float, float]]
     decode_processor_seconds: float  # a clip
     stats: RunStats  # of the last end-to-end run
+    by_device: dict[float, float] = field(default_factory=dict)
 
     @property
     def most(self) -> int:
@@ -113,6 +120,7 @@ def _measure(
     repeats = 2 if device.type == "cpu" else 20
     stages.write_parquet(stages.repeated(clips, repeats * len(clips)), folder / "short/test.parquet")
     stages.write_parquet(stages.repeated(clips, max(4, repeats) * len(clips)), folder / "long/test.parquet")
+    stages.write_parquet(stages.repeated(clips, DEVICE_ROWS), folder / "device/test.parquet")
     short, long = open_dataset(folder / "short"), open_dataset(folder / "long")
     naive = stages.naive(clips, worker, scorer.detector, stages.build_plain_network(options.weights, device))
     network, network_busy = stages.network_rate(clips, repeats, worker, scorer)
@@ -123,10 +131,16 @@ def _measure(
         rate, stats = stages.end_to_end(long, worker, scorer, count, folder / "submission.csv")
         by_workers[count] = decoding, rate
         print(f"{count} workers: decoding {decoding:.2f}, end to end {rate:.2f} clips/s", file=sys.stderr)
+    on_device = open_dataset(folder / "device")
+    by_device = {}
+    for speed in DEVICE_SPEEDS:
+        waiting = stages.WaitingScorer(speed * by_workers[counts[-1]][0])
+        by_device[speed], _ = stages.end_to_end(on_device, worker, waiting, counts[-1], folder / "submission.csv")
+        print(f"device of its own, {speed:g} times decoding: {by_device[speed]:.2f} clips/s", file=sys.stderr)
     # Twice, with different numbers of rows: the difference is free of the workers' start-up.
     extra_rows = len(long.ids) - len(short.ids)
     busy -= stages.decoding(short, worker, counts[-1])[1]
-    return Round(naive, network, network_busy, by_workers, busy / extra_rows, stats)
+    return Round(naive, network, network_busy, by_workers, busy / extra_rows, stats, by_device)
 
 
 def _describe_machine(options: argparse.Namespace) -> list[str]:
@@ -203,6 +217,10 @@ def _describe_rates(rounds: Sequence[Round]) -> list[str]:
         lines.append(row(f"end to end over the slower stage alone, {count} workers", efficiency))
         shared = [r.by_workers[count][1] / r.shared_bound(count, available_cores()) for r in rounds]
         lines.append(row(f"end to end over what the shared cores allow, {count} workers", shared))
+    for speed in rounds[0].by_device:
+        alone = [r.by_device[speed] / r.by_workers[most][0] for r in rounds]
+        name = f"end to end over decoding alone, network on a device {speed:g} times as fast (a wait stands in)"
+        lines.append(row(name, alone))
     return [*lines, "", *_describe_time(rounds[-1].stats, most), ""]
 
 

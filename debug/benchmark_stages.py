@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from model.dataset import ClipDataset, Row
 from model.decode_worker import WorkerConfig
 from model.network import Detector, ViewNetwork
 from model.pipeline import RunStats, available_cores, run
-from model.scoring import BatchScorer
+from model.scoring import BatchScorer, Scorer
 from model.submission import ResultFile
 from model.transform import cut_views
 from model.video import read_clip
@@ -155,7 +156,7 @@ def network_rate(
 
 
 def end_to_end(
-    dataset: ClipDataset, worker: WorkerConfig, scorer: BatchScorer, num_workers: int, output: Path
+    dataset: ClipDataset, worker: WorkerConfig, scorer: Scorer, num_workers: int, output: Path
 ) -> tuple[float, RunStats]:
     """(clips a second from the first decoded clip on, the run's own account)."""
     scorer.network_seconds = 0.0
@@ -165,6 +166,46 @@ def end_to_end(
     if stats.unscored or stats.first_decode_seconds is None:
         raise RuntimeError(f"{stats.unscored} clips were not scored: {dict(stats.fallbacks)}")
     return steady_rate(stats.rows, num_workers, stats.wall_seconds - stats.first_decode_seconds), stats
+
+
+class WaitingScorer:
+    """Stands in for a network on a device of its own: it takes its time and no processor. A `Scorer`.
+
+    As on CUDA, one batch is collected while the one before it is computed. Scores are all 0.
+    """
+
+    def __init__(self, clips_per_second: float, *, clips_per_batch: int = 2, batches_in_flight: int = 2) -> None:
+        self.network_seconds = 0.0
+        self._seconds_a_clip = 1 / clips_per_second
+        self._clips_per_batch, self._batches_in_flight = clips_per_batch, batches_in_flight
+        self._pending: list[str] = []
+        self._in_flight: deque[tuple[list[str], float]] = deque()  # ids, when the device is done with them
+        self._free_at = 0.0
+
+    def add(self, clip_id: str, views: np.ndarray) -> Iterator[tuple[str, float]]:
+        self._pending.append(clip_id)
+        if len(self._pending) == self._clips_per_batch:
+            self._launch()
+            while len(self._in_flight) >= self._batches_in_flight:
+                yield from self._fetch()
+
+    def flush(self) -> Iterator[tuple[str, float]]:
+        self._launch()
+        while self._in_flight:
+            yield from self._fetch()
+
+    def _launch(self) -> None:
+        clip_ids, self._pending = self._pending, []
+        if clip_ids:
+            self._free_at = max(self._free_at, time.perf_counter()) + self._seconds_a_clip * len(clip_ids)
+            self._in_flight.append((clip_ids, self._free_at))
+
+    def _fetch(self) -> Iterator[tuple[str, float]]:
+        clip_ids, done_at = self._in_flight.popleft()
+        wait = max(0.0, done_at - time.perf_counter())
+        time.sleep(wait)
+        self.network_seconds += wait
+        yield from ((clip_id, 0.0) for clip_id in clip_ids)
 
 
 def steady_rate(clips: int, num_workers: int, seconds: float) -> float:

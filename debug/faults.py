@@ -90,7 +90,7 @@ class Outcome:
 
 
 class AverageScorer:
-    """Stands in for the network: the mean of the views, 127 becoming 0. The interface is `scoring.BatchScorer`'s."""
+    """Stands in for the network: the mean of the views, 127 becoming 0. A `scoring.Scorer`."""
 
     network_seconds = 0.0
 
@@ -126,7 +126,7 @@ def score(
     result = ResultFile(output, dataset.ids, write_seconds=config.write_seconds)
     result.write()
     show = sys.stderr.isatty()
-    run(dataset, result, WorkerConfig(SamplingConfig(), limits, views), build_scorer, config=config, show_progress=show)  # type: ignore[arg-type]
+    run(dataset, result, WorkerConfig(SamplingConfig(), limits, views), build_scorer, config=config, show_progress=show)
     result.write()
     return read_scores(output)
 

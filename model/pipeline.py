@@ -20,7 +20,7 @@ from .submission import ResultFile
 from .workers import DecodedClip, DecodePool
 
 if TYPE_CHECKING:
-    from .scoring import BatchScorer
+    from .scoring import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def run(
     dataset: ClipDataset,
     result: ResultFile,
     worker_config: WorkerConfig,
-    build_scorer: Callable[[], BatchScorer],
+    build_scorer: Callable[[], Scorer],
     *,
     config: PipelineConfig,
     show_progress: bool = True,

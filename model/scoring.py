@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -64,6 +65,20 @@ class _Batch:
     views: list[np.ndarray]
     outputs: torch.Tensor
     done: torch.cuda.Event | None
+
+
+class Scorer(Protocol):
+    """What the pipeline asks of whatever turns views into scores."""
+
+    network_seconds: float  # spent in it so far
+
+    def add(self, clip_id: str, views: np.ndarray) -> Iterator[tuple[str, float]]:
+        """Take one clip's views, uint8 (V, K, S, S, 3); yields the (id, score) that became ready."""
+        ...
+
+    def flush(self) -> Iterator[tuple[str, float]]:
+        """Score everything that was added."""
+        ...
 
 
 class BatchScorer:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from debug import benchmark, benchmark_stages
@@ -52,6 +54,17 @@ def test_rates_are_what_they_say() -> None:
     assert benchmark_stages.steady_rate(50, 2, 12) == 4
 
 
+def test_a_device_of_its_own_takes_its_time_and_loses_no_clip() -> None:
+    scorer = benchmark_stages.WaitingScorer(100.0)
+    started, views = time.perf_counter(), np.zeros((1, 1, 1, 1, 3), np.uint8)
+    scored = [clip_id for number in range(7) for clip_id, _ in scorer.add(str(number), views)]
+    assert scored == ["0", "1", "2", "3"], "the third batch is on its way, the fourth is not full"
+    scored += [clip_id for clip_id, _ in scorer.flush()]
+    assert scored == [str(number) for number in range(7)]
+    assert time.perf_counter() - started >= 7 / 100
+    assert 0 < scorer.network_seconds <= time.perf_counter() - started
+
+
 def test_repeated_rows_have_ids_of_their_own(tmp_path: Path) -> None:
     benchmark_stages.write_parquet(benchmark_stages.repeated([b"one", b"two"], 25), tmp_path / "test.parquet")
     rows = list(open_dataset(tmp_path).rows())
@@ -59,7 +72,10 @@ def test_repeated_rows_have_ids_of_their_own(tmp_path: Path) -> None:
     assert [row.video for row in rows[:3]] == [b"one", b"two", b"one"]
 
 
-def test_the_benchmark_runs_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_runs_on_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "DEVICE_ROWS", 12)
     make_clips(tmp_path / "clips", SMALL)
     output = tmp_path / "results.md"
     output.write_text(f"old tables\n\n{benchmark.BY_HAND}\n\nWords.\n")
@@ -73,6 +89,7 @@ def test_the_benchmark_runs_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFi
         "2 clips: 2 to 2 s, 128 to 128 lines",
         "| decoding over naive decoding |",
         "what the shared cores allow, 2 workers |",
+        "| end to end over decoding alone, network on a device 1 times as fast (a wait stands in) |",
         "| transfer |",
         "A test.",
     ):
