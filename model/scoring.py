@@ -161,7 +161,7 @@ class BatchScorer:
             if batch.done is not None:
                 batch.done.synchronize()
         except RuntimeError as error:  # the context is lost, and with it every batch in flight
-            self._leave_cuda(error)
+            self._leave_cuda(_one_line(error))
             outputs, _ = self._outputs(batch.views)
             self._in_flight = deque(
                 _Batch(lost.clip_ids, lost.views, self._outputs(lost.views)[0], None) for lost in self._in_flight
@@ -187,12 +187,15 @@ class BatchScorer:
             try:
                 return self._outputs_cuda(views) if self._copies else (self._outputs_cpu(views), None)
             except RuntimeError as error:  # OutOfMemoryError is one
-                if any(sign in str(error) for sign in _OUT_OF_MEMORY) and (self._copies or self.batch_views > 1):
-                    self._shrink()
-                elif self._copies is None:
+                out_of_memory = any(sign in str(error) for sign in _OUT_OF_MEMORY)
+                if self._copies is None and not (out_of_memory and self.batch_views > 1):
                     raise
-                else:
-                    self._leave_cuda(error)
+                reason = _one_line(error)
+            # Only here the failed attempt's tensors are gone: the error's traceback held them.
+            if out_of_memory:
+                self._shrink()
+            else:
+                self._leave_cuda(reason)
 
     def _outputs_cpu(self, views: list[np.ndarray]) -> torch.Tensor:
         assert self._cores is not None
@@ -238,8 +241,8 @@ class BatchScorer:
         torch.cuda.empty_cache()
         log.warning("out of GPU memory: batches of %d views from here on", self.batch_views)
 
-    def _leave_cuda(self, error: RuntimeError) -> None:
-        log.error("CUDA failed (%s): going on on the CPU", _one_line(error))
+    def _leave_cuda(self, reason: str) -> None:
+        log.error("CUDA failed (%s): going on on the CPU", reason)
         self._use(torch.device("cpu"))
 
 

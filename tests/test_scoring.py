@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,24 @@ def test_every_kind_of_memory_shortage_halves_the_batch(message):
     scorer = BatchScorer(lambda _: Small(), CPU, batch_views=24)  # type: ignore[arg-type,return-value]
     assert score_all(scorer, [1, 2, 3, 4, 5]) == {"0": 1, "1": 2, "2": 3, "3": 4, "4": 5}
     assert scorer.batch_views == 1
+
+
+def test_memory_of_the_failed_attempt_is_free_before_the_next(monkeypatch):
+    """An error's traceback holds what the failed attempt had allocated, for as long as it is handled."""
+    held, alive = [], []
+
+    class Greedy(MeanDetector):
+        def outputs(self, views: torch.Tensor, kind: Kind = "any") -> torch.Tensor:
+            activations = views.float()
+            if len(views) > 1:
+                held.append(weakref.ref(activations))
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return super().outputs(views, kind)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(sum(ref() is not None for ref in held)))
+    scorer = BatchScorer(lambda _: Greedy(), CPU, batch_views=2)  # type: ignore[arg-type,return-value]
+    assert score_all(scorer, [1, 2]) == {"0": 1, "1": 2}
+    assert held and alive == [0]
 
 
 def test_no_memory_at_all_ends():

@@ -85,7 +85,7 @@ def finetune(
             batch, crops = upcoming
             upcoming = draw(step + 1)
             images = torch.from_numpy(np.stack([crop.result() for crop in crops])).to(device)
-            run.learn((images - 127.0) / 128.0, smooth[batch].to(device))
+            run.learn(_normalised(images), smooth[batch].to(device))
     return run.averaged()
 
 
@@ -156,14 +156,15 @@ def patch_logits(
     """float32 (len(clips),): of each of these clips the mean over its patches' first frames. views: as above."""
     logits = np.zeros(len(clips), np.float32)
     for position, clip in enumerate(clips):
-        images = torch.from_numpy(np.ascontiguousarray(views[clip, :num_patches, 0])).permute(0, 3, 1, 2)
-        logits[position] = float(network(_normalised(images.float().to(device))).mean())
+        images = torch.from_numpy(np.ascontiguousarray(views[clip, :num_patches, 0])).float().to(device)
+        inputs = _normalised(images).permute(0, 3, 1, 2)  # channels last in memory
+        logits[position] = float(network(inputs).mean())
     return logits
 
 
 def _normalised(images: torch.Tensor) -> torch.Tensor:
     """As `network.STREAMS["colours"]`."""
-    return ((images - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
+    return (images - 127.0) / 128.0
 
 
 def _start(backbone: str, config: FinetuneConfig, device: torch.device) -> TrainableLite:
