@@ -31,7 +31,7 @@ from model.weights import MANIFEST_NAME, load_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "benchmark"
-DEVICE_ROWS = 192  # enough for the filling and the emptying of the pipeline to count for little
+LONG_ROWS = 96  # at least: filling and emptying the pipeline should count for little
 DEVICE_SPEEDS = (1.0, 4.0)  # of a stand-in for a GPU, over decoding: as fast, and as an L4 is projected to be
 POLICIES = ((4, 1), (8, 1), (12, 1), (6, 3), (8, 3), (12, 2), (12, 3), (18, 3), (24, 3), (48, 3))  # (frames, runs)
 BY_HAND = "## What this means"  # from this heading on, the results file is kept as it is
@@ -119,8 +119,7 @@ def _measure(
     scorer = BatchScorer(lambda on: load_detector(options.weights, on), device)
     repeats = 2 if device.type == "cpu" else 20
     stages.write_parquet(stages.repeated(clips, repeats * len(clips)), folder / "short/test.parquet")
-    stages.write_parquet(stages.repeated(clips, max(4, repeats) * len(clips)), folder / "long/test.parquet")
-    stages.write_parquet(stages.repeated(clips, DEVICE_ROWS), folder / "device/test.parquet")
+    stages.write_parquet(stages.repeated(clips, max(LONG_ROWS, 2 * repeats * len(clips))), folder / "long/test.parquet")
     short, long = open_dataset(folder / "short"), open_dataset(folder / "long")
     naive = stages.naive(clips, worker, scorer.detector, stages.build_plain_network(options.weights, device))
     network, network_busy = stages.network_rate(clips, repeats, worker, scorer)
@@ -131,11 +130,10 @@ def _measure(
         rate, stats = stages.end_to_end(long, worker, scorer, count, folder / "submission.csv")
         by_workers[count] = decoding, rate
         print(f"{count} workers: decoding {decoding:.2f}, end to end {rate:.2f} clips/s", file=sys.stderr)
-    on_device = open_dataset(folder / "device")
     by_device = {}
     for speed in DEVICE_SPEEDS:
         waiting = stages.WaitingScorer(speed * by_workers[counts[-1]][0])
-        by_device[speed], _ = stages.end_to_end(on_device, worker, waiting, counts[-1], folder / "submission.csv")
+        by_device[speed], _ = stages.end_to_end(long, worker, waiting, counts[-1], folder / "submission.csv")
         print(f"device of its own, {speed:g} times decoding: {by_device[speed]:.2f} clips/s", file=sys.stderr)
     # Twice, with different numbers of rows: the difference is free of the workers' start-up.
     extra_rows = len(long.ids) - len(short.ids)

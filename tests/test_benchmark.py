@@ -75,7 +75,7 @@ def test_repeated_rows_have_ids_of_their_own(tmp_path: Path) -> None:
 def test_the_benchmark_runs_on_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "DEVICE_ROWS", 12)
+    monkeypatch.setattr(benchmark, "LONG_ROWS", 12)
     make_clips(tmp_path / "clips", SMALL)
     output = tmp_path / "results.md"
     output.write_text(f"old tables\n\n{benchmark.BY_HAND}\n\nWords.\n")
