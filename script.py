@@ -24,6 +24,7 @@ for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "
     os.environ[_name] = "1"
 
 REPOSITORY = Path(__file__).resolve().parent
+_ending: list[int] = []  # signals that asked for the end
 DEFAULT_DATASET = "/tmp/data"
 
 log = logging.getLogger("script")
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
     signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGINT, terminate)
     with contextlib.ExitStack() as stack:
         try:  # `datasets` wants a cache folder even when streaming; the home directory may be read-only.
             scratch = tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True)
@@ -77,10 +79,17 @@ def main(arguments: list[str] | None = None) -> int:
         return look_at_videos(options) if options.videos else score_dataset(options)
 
 
-def terminate(*_: object) -> None:
-    """On SIGTERM: leave through the clean-up, which writes the last scores; a second signal does not cut that off."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(128 + signal.SIGTERM)
+def terminate(number: int, _frame: object) -> None:
+    """On SIGTERM and Ctrl-C: leave through the clean-up, which writes the last scores. A second Ctrl-C cuts it off."""
+    signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else signal.default_int_handler)
+    _ending.append(number)
+    sys.exit(128 + number)
+
+
+def leave_if_asked() -> None:
+    """Raise the exit that a signal asked for, once the big imports are done: raised inside them, it can get lost."""
+    if _ending:
+        sys.exit(128 + _ending[0])
 
 
 def look_at_videos(options: argparse.Namespace) -> int:
@@ -92,6 +101,7 @@ def look_at_videos(options: argparse.Namespace) -> int:
 
     try:
         detector = load_detector(options.weights, choose_device(options.device))
+        leave_if_asked()
         verdicts = inspect(options.videos, detector, page=options.html)
     except (WeightsError, FileNotFoundError) as error:
         log.error("%s", error)
@@ -125,7 +135,9 @@ def score_dataset(options: argparse.Namespace) -> int:
         from model.scoring import BatchScorer, choose_device
 
         device = choose_device(options.device)
-        return BatchScorer(lambda on: load_detector(options.weights, on), device, batch_views=config.batch_views)
+        scorer = BatchScorer(lambda on: load_detector(options.weights, on), device, batch_views=config.batch_views)
+        leave_if_asked()
+        return scorer
 
     stats = RunStats(rows=len(result))
     try:

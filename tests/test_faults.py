@@ -176,6 +176,34 @@ def test_a_signal_ends_the_run_with_a_complete_file(signals, hostile_folder, rep
     assert os.listdir(tmp_path) == ["submission.csv"]
 
 
+def test_a_signal_that_an_import_swallows_ends_the_run(repository, tmp_path):
+    """Found by this file's own tests: one in a dozen signals that came while torch was imported had no effect."""
+    for number in range(6):
+        (tmp_path / f"{number}.mp4").write_bytes(clip("h264"))
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(repository)!r})
+import script
+
+class Swallowing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "model.network":
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except SystemExit:
+                print("swallowed")
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, Swallowing())
+    sys.exit(script.main(["--dataset", {str(tmp_path)!r}, "--device", "cpu", "--output", {str(tmp_path / "s.csv")!r}]))
+"""
+    main = tmp_path / "main.py"
+    main.write_text(code)
+    done = subprocess.run([sys.executable, str(main)], cwd=repository, capture_output=True, text=True, timeout=300)
+    assert "swallowed" in done.stdout and done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert len(read_scores(tmp_path / "s.csv")) == 6
+
+
 def test_a_tar_member_of_terabytes_is_not_read(tmp_path):
     """A header costs 512 bytes, whatever size it tells."""
     path = tmp_path / "test.tar"
