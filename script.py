@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "
 
 REPOSITORY = Path(__file__).resolve().parent
 _ending: list[int] = []  # signals that asked for the end
+_put_off = False  # see `exit_put_off`
 DEFAULT_DATASET = "/tmp/data"
 
 log = logging.getLogger("script")
@@ -83,25 +85,33 @@ def terminate(number: int, _frame: object) -> None:
     """On SIGTERM and Ctrl-C: leave through the clean-up, which writes the last scores. A second Ctrl-C cuts it off."""
     signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else signal.default_int_handler)
     _ending.append(number)
-    sys.exit(128 + number)
+    if not _put_off:
+        sys.exit(128 + number)
 
 
-def leave_if_asked() -> None:
-    """Raise the exit that a signal asked for, once the big imports are done: raised inside them, it can get lost."""
+@contextlib.contextmanager
+def exit_put_off() -> Iterator[None]:
+    """A signal's exit waits for the end of the block: raised while torch is imported it gets lost, or aborts."""
+    global _put_off
+    _put_off = True
+    try:
+        yield
+    finally:
+        _put_off = False
     if _ending:
         sys.exit(128 + _ending[0])
 
 
 def look_at_videos(options: argparse.Namespace) -> int:
     """Print the verdict of each video named, and write the page if one is asked for. Returns the exit code."""
-    from debug.inspect_video import inspect
-    from model.network import load_detector
-    from model.scoring import choose_device
-    from model.weights import WeightsError
+    with exit_put_off():
+        from debug.inspect_video import inspect
+        from model.network import load_detector
+        from model.scoring import choose_device
+        from model.weights import WeightsError
 
     try:
         detector = load_detector(options.weights, choose_device(options.device))
-        leave_if_asked()
         verdicts = inspect(options.videos, detector, page=options.html)
     except (WeightsError, FileNotFoundError) as error:
         log.error("%s", error)
@@ -131,13 +141,12 @@ def score_dataset(options: argparse.Namespace) -> int:
     from model.pipeline import RunStats, run
 
     def build_scorer() -> BatchScorer:
-        from model.network import load_detector
-        from model.scoring import BatchScorer, choose_device
+        with exit_put_off():
+            from model.network import load_detector
+            from model.scoring import BatchScorer, choose_device
 
-        device = choose_device(options.device)
-        scorer = BatchScorer(lambda on: load_detector(options.weights, on), device, batch_views=config.batch_views)
-        leave_if_asked()
-        return scorer
+            device = choose_device(options.device)
+            return BatchScorer(lambda on: load_detector(options.weights, on), device, batch_views=config.batch_views)
 
     stats = RunStats(rows=len(result))
     try:
