@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Scoring twice, as most of a real run is that. "write": while the temporary file is there; "end": all scores are in.
-# "first scores": the moment they stand in the file, which is replaced again two seconds later at the earliest.
+# "first scores": the moment they stand in the file, which script.py replaces again two seconds later at the earliest.
 STAGES = ("start-up", "first file", "loading", "first scores", "scoring", "write", "scoring", "end")
 _POLL_SECONDS = 0.002
 _RUN_SECONDS = 600.0  # no run is waited for longer

@@ -161,11 +161,13 @@ def picture(index: int, width: int, height: int, *, grey: bool = False) -> np.nd
 def clip(name: str) -> bytes:
     """The bytes of SPECS[name], rendered once, by a process of its own: an encoder has crashed a test run (x265)."""
     path = _cache_folder() / name
-    for _ in range(_RENDER_TRIES):
-        if path.exists():
-            return path.read_bytes()
+    tries = 0
+    while not path.exists():
+        if tries == _RENDER_TRIES:
+            raise RuntimeError(f"the process that renders {name} ended {tries} times without it; see what it printed")
+        tries += 1
         subprocess.run([sys.executable, "-m", "tests.clips", name], cwd=ROOT, check=False)
-    raise RuntimeError(f"the process that renders {name} ended {_RENDER_TRIES} times without it; see what it printed")
+    return path.read_bytes()
 
 
 def _cache_folder() -> Path:
