@@ -1,7 +1,8 @@
-"""The network: renderings of each view through one timm backbone, statistics of its maps, a kernel machine.
+"""The network: what each view looks like to frozen timm backbones, statistics of their maps, kernel machines.
 
-The backbone is frozen ImageNet. What it sees decides: beside the colours it gets what is left of them after a blur,
-after halving and doubling the size (NPR, arXiv 2312.10461), and the change to the next frame.
+A convolutional backbone (ImageNet) looks for traces in the pixels. What it sees decides: beside the colours it gets
+what is left of them after halving and doubling the size (NPR, arXiv 2312.10461), and the change to the next frame. A
+vision transformer (DINOv2, arXiv 2304.07193) looks at the scene: of the whole frame, shrunk, the colours alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import timm
@@ -33,6 +34,7 @@ _RESIDUAL_LEVELS = 16.0  # grey levels of an unnormalised residual that become 1
 _NORMALISED_DEVIATION = 0.5  # what a normalised residual's standard deviation becomes
 _MIN_DEVIATION = 1.0  # grey levels; a flatter residual is not blown up further
 _MAX_INPUT = 2.0  # residuals are cut off here
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of colours from 0 to 1
 
 
 def _colours(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -118,6 +120,58 @@ class FeatureNetwork(nn.Module):
         yield self.backbone.bn2(self.backbone.conv_head(x))
 
 
+class SceneArchitecture(TypedDict):
+    """What the manifest says of the transformer and of its kernel machine."""
+
+    transformer: str
+    num_blocks: int
+    size: int
+    num_components: int
+    num_support: int
+    kernel_scale: float
+
+
+class SceneNetwork(nn.Module):
+    """Resized views -> statistics of a vision transformer's tokens. Frozen; shared by training and inference.
+
+    transformer: a VisionTransformer of timm. num_blocks: of its blocks, from the first on; the later ones and the last
+    normalisation are left out. size: of its input in pixels, a multiple of its patches' size; views are shrunk to it.
+    """
+
+    def __init__(self, *, transformer: str, num_blocks: int, size: int) -> None:
+        super().__init__()
+        self.transformer = timm.create_model(
+            transformer, pretrained=False, num_classes=0, depth=num_blocks, img_size=size, weight_init="skip"
+        )
+        self.transformer.norm = nn.Identity()
+        self.size = size
+
+    @property
+    def num_features(self) -> int:
+        """Class token, then mean and deviation of the other tokens, each of the transformer's width."""
+        return 3 * int(self.transformer.num_features)
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        """uint8 or float (B, K, S, S, 3), 0 to 255 -> float32 (B, num_features), of each view's first frame."""
+        return self.statistics(self.render(views))
+
+    def render(self, views: torch.Tensor) -> torch.Tensor:
+        """(B, K, S, S, 3) -> float32 (B, 3, size, size), normalised as ImageNet's colours."""
+        frames = views[:, 0].permute(0, 3, 1, 2).float()
+        if frames.shape[-1] != self.size:
+            frames = F.interpolate(frames, size=(self.size,) * 2, mode="bilinear", antialias=True, align_corners=False)
+        mean, deviation = (frames.new_tensor(values).view(3, 1, 1) for values in _IMAGENET)
+        return (frames / 255 - mean) / deviation
+
+    def statistics(self, x: torch.Tensor) -> torch.Tensor:
+        """float (B, 3, size, size) -> float32 (B, num_features)."""
+        tokens = self.transformer.forward_features(x).float()
+        others = tokens[:, self.transformer.num_prefix_tokens :]
+        mean = others.mean(dim=1)
+        deviation = (others - mean[:, None]).pow(2).mean(dim=1).sqrt()
+        return torch.cat([tokens[:, 0], mean, deviation], dim=1)
+
+
 def statistics_of(maps: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) -> float32 (B, 2 * C): means, then standard deviations."""
     maps = maps.float()
@@ -133,14 +187,17 @@ def side_by_side(statistics: list[torch.Tensor], num_streams: int) -> torch.Tens
 
 
 class ViewNetwork(nn.Module):
-    """Views -> their share in the clip's place in the kernel machine's space, and fine-tuned networks' mean logit.
+    """Views -> their shares in the clip's places in the kernel machines' spaces, and fine-tuned networks' mean logit.
 
-    A clip's place is the sum of the mean over its patches and the mean over its resized views, each through a linear
-    map of its own; of a resized view only the colours count, and only patches go through the fine-tuned networks.
+    A clip has two places. Among the traces it is the sum of the mean over its patches and the mean over its resized
+    views, each through a linear map of its own; of a resized view only the colours count. Among the scenes it is the
+    mean over its resized views. Only patches go through the fine-tuned networks.
     """
 
     support: torch.Tensor
     coefficients: torch.Tensor
+    scene_support: torch.Tensor
+    scene_coefficients: torch.Tensor
 
     def __init__(
         self,
@@ -151,6 +208,7 @@ class ViewNetwork(nn.Module):
         num_support: int,
         kernel_scale: float,
         num_finetuned: int,
+        scene: SceneArchitecture,
     ) -> None:
         super().__init__()
         if streams[0] != "colours":
@@ -158,16 +216,22 @@ class ViewNetwork(nn.Module):
         self.features = FeatureNetwork(backbone=backbone, streams=streams)
         self.as_patch = nn.Linear(self.features.num_features, num_components)
         self.as_resized = nn.Linear(self.features.num_features // len(streams), num_components, bias=False)
+        self.scene = SceneNetwork(
+            transformer=scene["transformer"], num_blocks=scene["num_blocks"], size=scene["size"]
+        )  # fmt: skip
+        self.as_scene = nn.Linear(self.scene.num_features, scene["num_components"])
         self.finetuned = nn.ModuleList(
             timm.create_model(backbone, pretrained=False, num_classes=1) for _ in range(num_finetuned)
         )
         self.register_buffer("support", torch.zeros(num_support, num_components))
         self.register_buffer("coefficients", torch.zeros(num_support))
-        self.kernel_scale = kernel_scale
+        self.register_buffer("scene_support", torch.zeros(scene["num_support"], scene["num_components"]))
+        self.register_buffer("scene_coefficients", torch.zeros(scene["num_support"]))
+        self.kernel_scale, self.scene_kernel_scale = kernel_scale, scene["kernel_scale"]
         self.shared_stages = 0  # see `share_stages`
 
     def forward(self, views: torch.Tensor, kind: Kind = "any") -> torch.Tensor:
-        """uint8 (B, K, S, S, 3) -> float32 (B, 2 * num_components + 1): as a patch, as a resized view, the logit.
+        """uint8 (B, K, S, S, 3) -> float32 (B, D): as a patch, as a resized view, as a scene, the logit.
 
         kind: of all these views; zeros stand for what does not count for it.
         """
@@ -179,20 +243,23 @@ class ViewNetwork(nn.Module):
             if stage == self.shared_stages:
                 colours = maps[: len(views)]
         features = side_by_side(statistics, streams)
-        patch, resized, logits = (features.new_zeros(len(views), size) for size in self._sizes)
+        patch, resized, scene, logits = (features.new_zeros(len(views), size) for size in self.sizes)
         if kind != "resized":
             for network in self.finetuned:
                 logits = logits + network(colours).float() / len(self.finetuned)
+        scene_features = self.scene(views) if kind != "patch" else None
         with torch.autocast(views.device.type, enabled=False):
             if kind != "resized":
                 patch = self.as_patch(features)
-            if kind != "patch":
+            if scene_features is not None:
                 resized = self.as_resized(features[:, : self.as_resized.in_features])
-            return torch.cat([patch, resized, logits], dim=1)
+                scene = self.as_scene(scene_features)
+            return torch.cat([patch, resized, scene, logits], dim=1)
 
     @property
-    def _sizes(self) -> tuple[int, int, int]:
-        return self.as_patch.out_features, self.as_resized.out_features, 1
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Of the parts of the output."""
+        return self.as_patch.out_features, self.as_resized.out_features, self.as_scene.out_features, 1
 
     def share_stages(self) -> None:
         """Compute once what all networks have in common: the stem and the first stages that fine-tuning left alone."""
@@ -232,23 +299,47 @@ def _same_weights(module: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(tensor.half(), stored.half()) for tensor, stored in pairs)
 
 
+class _KernelMachine(NamedTuple):
+    """A Gaussian support vector machine, in double precision on the host. support: (M, P); coefficients: (M,)."""
+
+    support: np.ndarray
+    coefficients: np.ndarray
+    scale: float
+
+    def __call__(self, place: np.ndarray) -> float:
+        """(P,) -> raw score."""
+        squared_distances = ((self.support - place) ** 2).sum(axis=1)
+        return float(np.exp(-self.scale * squared_distances) @ self.coefficients)
+
+
+class _Parts(NamedTuple):
+    """The outputs of one clip's views, by kind. traces of both kinds have one space: (P, C) and (R, C)."""
+
+    patches: np.ndarray
+    resized: np.ndarray
+    scenes: np.ndarray  # (R, S), of the resized views
+    logits: np.ndarray  # (P,), of the patches
+
+
 class Detector:
-    """The loaded network on one device, with its kernel machine and calibration."""
+    """The loaded network on one device, with its kernel machines and calibration."""
 
     def __init__(self, network: ViewNetwork, manifest: Manifest, device: torch.device) -> None:
         self.view_config: ViewConfig = manifest.views
         self.device = device
-        self._support = network.support.double().cpu().numpy()
-        self._coefficients = network.coefficients.double().cpu().numpy()
-        self._kernel_scale = network.kernel_scale
+        self._sizes = network.sizes
+
+        def machine(support: torch.Tensor, coefficients: torch.Tensor, scale: float) -> _KernelMachine:
+            return _KernelMachine(support.double().cpu().numpy(), coefficients.double().cpu().numpy(), scale)
+
+        self._traces = machine(network.support, network.coefficients, network.kernel_scale)
+        self._scenes = machine(network.scene_support, network.scene_coefficients, network.scene_kernel_scale)
+        self._calibration = {name: float(value) for name, value in manifest.calibration.items()}
         network.share_stages()
         self._network = fold_batch_norms(network.eval()).to(device)
         if device.type == "cpu":
             self._network.fuse_convolutions(manifest.views.size)
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
-        self._kernel_weight = float(manifest.calibration["kernel"])
-        self._logit_weight = float(manifest.calibration["finetuned"])
-        self._offset = float(manifest.calibration["offset"])
 
     @torch.inference_mode()
     def outputs(self, views: torch.Tensor, kind: Kind = "any") -> torch.Tensor:
@@ -262,30 +353,40 @@ class Detector:
 
     def view_scores(self, outputs: np.ndarray) -> np.ndarray:
         """(V, D) -> (V,), > 0 for generated: the clip's score if all its views of the kind were this one."""
-        patches, resized, logits = self._split(outputs)
-        other_resized = resized.mean(axis=0) if len(resized) else 0.0
-        scores = [self._score(place + other_resized, logit) for place, logit in zip(patches, logits, strict=True)]
-        scores += [self._score(place + patches.mean(axis=0), logits.mean()) for place in resized]
+        parts = self._split(outputs)
+        patch, resized, scene, logit = map(_mean, parts)
+        scores = [
+            self._score(place + resized, scene, view_logit)
+            for place, view_logit in zip(parts.patches, parts.logits, strict=True)
+        ]
+        scores += [
+            self._score(patch + place, view_scene, float(logit))
+            for place, view_scene in zip(parts.resized, parts.scenes, strict=True)
+        ]
         return np.array(scores)
 
     def score(self, outputs: np.ndarray) -> float:
         """Calibrated log-likelihood ratio of one clip from the outputs of its views, (V, D)."""
-        patches, resized, logits = self._split(outputs)
-        return self._score(patches.mean(axis=0) + (resized.mean(axis=0) if len(resized) else 0.0), logits.mean())
+        patch, resized, scene, logit = map(_mean, self._split(outputs))
+        return self._score(patch + resized, scene, float(logit))
 
-    def _split(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(V, D) -> places of the patches (P, C), of the resized views (R, C), logits of the patches (P,)."""
+    def _split(self, outputs: np.ndarray) -> _Parts:
         if len(outputs) != self.view_config.num_views:
             raise ValueError(f"outputs of {len(outputs)} views; a clip has {self.view_config.num_views}")
-        outputs, patches = outputs.astype(np.float64), self.view_config.num_patches
-        half = self._support.shape[1]
-        return outputs[:patches, :half], outputs[patches:, half : 2 * half], outputs[:patches, -1]
+        patch, resized, scene, logit = np.split(outputs.astype(np.float64), np.cumsum(self._sizes)[:-1], axis=1)
+        count = self.view_config.num_patches
+        return _Parts(patch[:count], resized[count:], scene[count:], logit[:count, 0])
 
-    def _score(self, place: np.ndarray, logit: float) -> float:
-        """Gaussian kernel machine and mean logit, fused by the calibration."""
-        squared_distances = ((self._support - place) ** 2).sum(axis=1)
-        kernel = np.exp(-self._kernel_scale * squared_distances) @ self._coefficients
-        return float(self._kernel_weight * kernel + self._logit_weight * logit + self._offset)
+    def _score(self, traces: np.ndarray, scene: np.ndarray, logit: float) -> float:
+        """Both kernel machines and the mean logit, fused by the calibration."""
+        weight = self._calibration
+        kernels = weight["kernel"] * self._traces(traces) + weight["scene"] * self._scenes(scene)
+        return float(kernels + weight["finetuned"] * logit + weight["offset"])
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    """(N, ...) -> (...); zeros where there are no rows, as of resized views that a manifest does without."""
+    return rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1:])
 
 
 def fold_batch_norms(network: _Network) -> _Network:

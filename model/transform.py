@@ -18,7 +18,7 @@ class ViewConfig:
     """Shape of the views; travels with the weights in the manifest."""
 
     num_patches: int = 4  # views at native resolution
-    num_resized: int = 2  # views of the whole frame, shrunk; they come after the patches
+    num_resized: int = 1  # views of the whole frame, shrunk; they come after the patches
     num_frames: int = 2  # consecutive frames per view
     size: int = 224  # pixels, height and width
 
@@ -64,7 +64,7 @@ def view_positions(shapes: Sequence[tuple[int, int, int]], config: ViewConfig) -
 
     shapes: (T, H, W) of each run. Patches and resized views are each spread over all runs:
 
-        one run of 12 frames, pairs start at 0 to 10    4 patches  0  2  5  8     2 resized views  2  8
+        one run of 12 frames, pairs start at 0 to 10    4 patches  0  2  5  8     1 resized view  5     2  2  8
     """
     if not shapes:
         raise ValueError("no runs: a clip has at least one")

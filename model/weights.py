@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class WeightsError(Exception):
@@ -23,7 +23,7 @@ class WeightsError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What stands in manifest.json. architecture: keyword arguments of `network.build_network`."""
+    """What stands in manifest.json. architecture: keyword arguments of `network.ViewNetwork`."""
 
     path: Path
     file: str

@@ -92,7 +92,7 @@ def test_from_clips_to_weights_in_one_command(shared_clips: Path, tmp_path: Path
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["record"]["clips"] == 8 and manifest["architecture"]["num_finetuned"] == 2
 
-    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("f*") if path.is_file()}
-    assert len(cached) == 3 + 2 * 2  # features of each variant; network and checkpoint of each fold
+    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("[fs]*") if path.is_file()}
+    assert len(cached) == 2 * 3 + 2 * 2  # features and scenes of each variant; network and checkpoint of each fold
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in cached} == cached

