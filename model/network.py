@@ -141,7 +141,7 @@ class SceneNetwork(nn.Module):
     def __init__(self, *, transformer: str, num_blocks: int, size: int) -> None:
         super().__init__()
         self.transformer = timm.create_model(
-            transformer, pretrained=False, num_classes=0, depth=num_blocks, img_size=size, weight_init="skip"
+            transformer, pretrained=False, num_classes=0, depth=num_blocks, img_size=size
         )
         self.transformer.norm = nn.Identity()
         self.size = size

@@ -9,7 +9,7 @@ from PIL import Image
 from model import transform
 from model.transform import ViewConfig, cut_views, view_positions
 
-CONFIG = ViewConfig()
+CONFIG = ViewConfig(num_resized=2)
 
 
 def _gradient(length: int, height: int, width: int) -> np.ndarray:
@@ -42,6 +42,7 @@ def test_views_are_spread_over_all_runs() -> None:
 
 def test_one_run_of_twelve_frames_gives_the_documented_times() -> None:
     assert [at.frame for at in view_positions([(12, 480, 640)], CONFIG)] == [0, 2, 5, 8, 2, 8]
+    assert [at.frame for at in view_positions([(12, 480, 640)], ViewConfig())] == [0, 2, 5, 8, 5]
 
 
 @pytest.mark.parametrize("shape", [(12, 100, 90), (12, 720, 48), (12, 1, 1), (1, 480, 640)])
