@@ -16,6 +16,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -34,7 +35,6 @@ _RESIDUAL_LEVELS = 16.0  # grey levels of an unnormalised residual that become 1
 _NORMALISED_DEVIATION = 0.5  # what a normalised residual's standard deviation becomes
 _MIN_DEVIATION = 1.0  # grey levels; a flatter residual is not blown up further
 _MAX_INPUT = 2.0  # residuals are cut off here
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of colours from 0 to 1
 
 
 def _colours(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -160,16 +160,16 @@ class SceneNetwork(nn.Module):
         frames = views[:, 0].permute(0, 3, 1, 2).float()
         if frames.shape[-1] != self.size:
             frames = F.interpolate(frames, size=(self.size,) * 2, mode="bilinear", antialias=True, align_corners=False)
-        mean, deviation = (frames.new_tensor(values).view(3, 1, 1) for values in _IMAGENET)
+        mean, deviation = (
+            frames.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        )
         return (frames / 255 - mean) / deviation
 
     def statistics(self, x: torch.Tensor) -> torch.Tensor:
         """float (B, 3, size, size) -> float32 (B, num_features)."""
         tokens = self.transformer.forward_features(x).float()
         others = tokens[:, self.transformer.num_prefix_tokens :]
-        mean = others.mean(dim=1)
-        deviation = (others - mean[:, None]).pow(2).mean(dim=1).sqrt()
-        return torch.cat([tokens[:, 0], mean, deviation], dim=1)
+        return torch.cat([tokens[:, 0], statistics_of(others.transpose(1, 2)[..., None])], dim=1)
 
 
 def statistics_of(maps: torch.Tensor) -> torch.Tensor:
@@ -216,9 +216,7 @@ class ViewNetwork(nn.Module):
         self.features = FeatureNetwork(backbone=backbone, streams=streams)
         self.as_patch = nn.Linear(self.features.num_features, num_components)
         self.as_resized = nn.Linear(self.features.num_features // len(streams), num_components, bias=False)
-        self.scene = SceneNetwork(
-            transformer=scene["transformer"], num_blocks=scene["num_blocks"], size=scene["size"]
-        )  # fmt: skip
+        self.scene = SceneNetwork(transformer=scene["transformer"], num_blocks=scene["num_blocks"], size=scene["size"])
         self.as_scene = nn.Linear(self.scene.num_features, scene["num_components"])
         self.finetuned = nn.ModuleList(
             timm.create_model(backbone, pretrained=False, num_classes=1) for _ in range(num_finetuned)

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from . import cache, protocol
 from .data import LabelledDataError, Record, assign_folds, fingerprint, load_records
 from .evaluate import family_recalls, metadata_only_scores, summarise, write_scores
 from .export import SCENE, WEIGHTS_NAME, build_feature_network, build_scene_network, export_weights
-from .features import load_features
+from .features import Frozen, load_features
 from .finetune import FinetuneConfig
 from .fit import FitConfig, Head, merge_heads
 from .folds import MORE_PATCHES, VIEWS, FoldPlan, finetune_folds
@@ -66,9 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.finetune_steps:
         plan = FoldPlan(folder, options.finetune_folds, options.finetune_steps, options.seed, BACKBONE, options.device)
         finetuned, logits = finetune_folds(records, plan)
-    first = {variant: arrays[0] for variant, arrays in views.items()}
-    traces = _pooled_features(first, folder, options.device)
-    scenes = _pooled_scenes(first, scene, folder, options.device)
+    whole = {variant: arrays[0] for variant, arrays in views.items()}
+    resized = {variant: array[:, VIEWS.num_patches :] for variant, array in whole.items()}
+    pool = partial(protocol.pool_views, num_patches=VIEWS.num_patches, num_streams=len(STREAMS))
+    name = f"features_{BACKBONE}_{'_'.join(STREAMS)}"
+    traces = _pooled(whole, build_feature_network(BACKBONE, STREAMS), name, pool, folder, options.device)
+    name = "_".join(["scenes", *map(str, SCENE.values())])
+    scenes = _pooled(resized, scene, name, protocol.pool_scenes, folder, options.device)
     build_weights(
         traces, scenes, logits, finetuned, records, scene=scene, out=options.out, num_folds=options.folds,
         seed=options.seed, command=f"python -m model.training --folds {options.folds}"
@@ -140,24 +145,14 @@ def build_weights(
     return measured
 
 
-def _pooled_features(views: Features, folder: Path, device: str) -> Features:
-    """Variant -> clip features, float32 (N, D)."""
-    network = build_feature_network(BACKBONE, STREAMS)
+def _pooled(
+    views: Features, network: Frozen, name: str, pool: Callable[[np.ndarray], np.ndarray], folder: Path, device: str
+) -> Features:
+    """Variant -> clip features, float32 (N, D). name: of the network, for its files; pool: over a clip's views."""
     pooled = {}
     for variant, array in views.items():
-        file = folder / f"features_{BACKBONE}_{'_'.join(STREAMS)}_{variant}.npy"
-        features = load_features(array, network, file=file, device=torch.device(device))
-        pooled[variant] = protocol.pool_views(features, VIEWS.num_patches, len(STREAMS))
-    return pooled
-
-
-def _pooled_scenes(views: Features, network: SceneNetwork, folder: Path, device: str) -> Features:
-    """Variant -> clip features of the resized views, float32 (N, D)."""
-    pooled = {}
-    for variant, array in views.items():
-        file = folder / f"scenes_{SCENE['transformer']}_{SCENE['num_blocks']}_{SCENE['size']}_{variant}.npy"
-        resized = array[:, VIEWS.num_patches :]
-        pooled[variant] = protocol.pool_scenes(load_features(resized, network, file=file, device=torch.device(device)))
+        file = folder / f"{name}_{variant}.npy"
+        pooled[variant] = pool(load_features(array, network, file=file, device=torch.device(device)))
     return pooled
 
 

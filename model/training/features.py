@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from ..network import FeatureNetwork, SceneNetwork
 
-_CLIPS_PER_BATCH = 2  # 2 clips x 6 views x 3 streams fill two cores
+Frozen = FeatureNetwork | SceneNetwork
+
+_CLIPS_PER_BATCH = 2  # 2 clips x 5 views x 3 streams fill two cores
 
 
-def load_features(
-    views: np.ndarray, network: FeatureNetwork | SceneNetwork, *, file: Path, device: torch.device
-) -> np.ndarray:
+def load_features(views: np.ndarray, network: Frozen, *, file: Path, device: torch.device) -> np.ndarray:
     """float16 (N, V, F) from `file`, computed first if it is not there.
 
     views: uint8 (N, V, K, S, S, 3), memory-mapped. The file must be named for these views and this network.
@@ -38,9 +38,7 @@ def load_features(
     return features
 
 
-def _compute(
-    views: np.ndarray, network: FeatureNetwork | SceneNetwork, statistics: Callable[[torch.Tensor], np.ndarray]
-) -> np.ndarray:
+def _compute(views: np.ndarray, network: Frozen, statistics: Callable[[torch.Tensor], np.ndarray]) -> np.ndarray:
     num_clips, num_views = views.shape[:2]
     features = np.zeros((num_clips, num_views, network.num_features), np.float16)
 
@@ -62,9 +60,7 @@ def _compute(
     return features
 
 
-def _torch_statistics(
-    network: FeatureNetwork | SceneNetwork, device: torch.device
-) -> Callable[[torch.Tensor], np.ndarray]:
+def _torch_statistics(network: Frozen, device: torch.device) -> Callable[[torch.Tensor], np.ndarray]:
     network = network.to(device).eval()
 
     @torch.inference_mode()
@@ -77,7 +73,7 @@ def _torch_statistics(
 class _Statistics(torch.nn.Module):
     """`statistics` of a network as a forward pass, for the converter."""
 
-    def __init__(self, network: FeatureNetwork | SceneNetwork) -> None:
+    def __init__(self, network: Frozen) -> None:
         super().__init__()
         self.network = network
 
@@ -85,9 +81,7 @@ class _Statistics(torch.nn.Module):
         return self.network.statistics(rendered)
 
 
-def _openvino_statistics(
-    network: FeatureNetwork | SceneNetwork, device: torch.device
-) -> Callable[[torch.Tensor], np.ndarray]:
+def _openvino_statistics(network: Frozen, device: torch.device) -> Callable[[torch.Tensor], np.ndarray]:
     """Residuals are rendered in float32 by PyTorch before: in bfloat16 they would drown in rounding."""
     import openvino
 
