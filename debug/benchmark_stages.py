@@ -24,7 +24,7 @@ from model.network import Detector, ViewNetwork
 from model.pipeline import RunStats, available_cores, run
 from model.scoring import BatchScorer, Scorer
 from model.submission import ResultFile
-from model.transform import cut_views
+from model.transform import cut_views, trim_bars
 from model.video import read_clip
 from model.weights import load_manifest, load_tensors
 from model.workers import DecodePool
@@ -107,7 +107,7 @@ def naive(clips: Sequence[bytes], worker: WorkerConfig, detector: Detector, plai
             continue
         decoded = time.perf_counter()
         busy_seconds += processor_seconds() - busy
-        views = torch.from_numpy(cut_views((frames,), worker.views))
+        views = torch.from_numpy(cut_views(trim_bars((frames,)), worker.views))
         cut = time.perf_counter()
         parts = [detector.outputs(views[:patches], "patch"), detector.outputs(views[patches:], "resized")]
         detector.score(torch.cat([part for part in parts if len(part)]).cpu().numpy())
@@ -143,7 +143,8 @@ def network_rate(
     clips: Sequence[bytes], repeats: int, worker: WorkerConfig, scorer: BatchScorer
 ) -> tuple[float, float]:
     """(clips a second of the network alone, on views that lie ready in memory; processor seconds a clip)."""
-    ready = [cut_views(read_clip(content, worker.sampling, worker.limits).runs, worker.views) for content in clips]
+    runs = [trim_bars(read_clip(content, worker.sampling, worker.limits).runs) for content in clips]
+    ready = [cut_views(part, worker.views) for part in runs]
     for _ in scorer.add("warm", ready[0]):
         pass
     list(scorer.flush())
@@ -219,7 +220,7 @@ def policy_cost(clips: Sequence[bytes], sampling: SamplingConfig, worker: Worker
     for content in clips:
         clip = read_clip(content, sampling, worker.limits)
         frames += clip.num_frames
-        cut_views(clip.runs, worker.views)
+        cut_views(trim_bars(clip.runs), worker.views)
     return (time.process_time() - started) / len(clips), frames / len(clips)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MAX_HEAT_MAPS = 3  # frames of a clip that get one
 _MAX_MOMENTS = 16  # points of the curve over time
 # The verdict comes from the frames that script.py reads; the curve over time from more of them.
-_TIMELINE_SAMPLING = SamplingConfig(max_frames=48, max_runs=16)
+_TIMELINE_SAMPLING = SamplingConfig(max_runs=8, max_run_frames=16)
 
 
 @dataclass(frozen=True)

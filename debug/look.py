@@ -13,7 +13,7 @@ import torch
 
 from model.config import LimitsConfig, SamplingConfig
 from model.network import Detector
-from model.transform import ViewPosition, cut_views, view_positions
+from model.transform import ViewPosition, cut_views, trim_bars, view_positions
 from model.video import Clip, read_clip
 
 _MAX_HEAT_VIEWS = 30  # for the heat map of one frame: some seconds on two cores
@@ -56,8 +56,9 @@ def score_views(views: np.ndarray, detector: Detector) -> np.ndarray:
 
 
 def look_at_clip(clip: Clip, detector: Detector) -> ClipLook:
-    """Score a clip and share the evidence out to the frames its views were cut from."""
+    """Score a clip and share the evidence out to the frames its views were cut from, shown without black bars."""
     config = detector.view_config
+    clip = replace(clip, runs=trim_bars(clip.runs))
     outputs = score_views(cut_views(clip.runs, config), detector)
     evidence = detector.view_scores(outputs)
     positions = view_positions([run.shape[:3] for run in clip.runs], config)

@@ -128,7 +128,7 @@ def process_clip(variant: Variant, out: str, seed: int, max_frames: int) -> str:
         shutil.copyfile(variant.record.path, partial)
         partial.replace(path)
         return ""
-    sampling = SamplingConfig(max_frames=max_frames, max_runs=1)
+    sampling = SamplingConfig(max_runs=1, max_run_frames=max_frames)
     try:
         clip = read_clip(str(variant.record.path), sampling, LimitsConfig())
     except VideoReadError as error:

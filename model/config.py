@@ -12,22 +12,21 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Which frames of a clip are read: runs of consecutive frames that start at key frames.
+    """Which frames of a clip are read: runs of consecutive frames that start at key frames (after blank frames there).
 
     Reading at a key frame costs one frame; reading anywhere else costs every frame back to the key
-    frame before it. Twelve frames in at most three runs keep a 720p clip near 0.1 to 0.2 s of one core.
+    frame before it. Frames further on told no more (training/EXPERIMENTS.md, "Evidence from one clip").
     """
 
-    max_frames: int = 12  # frames of one clip, over all runs
-    max_runs: int = 3  # runs are spread over the clip, one per chosen key frame
-    min_run_frames: int = 2  # temporal evidence needs neighbours
+    max_runs: int = 4  # runs are spread over the clip, one per chosen key frame; a patch from each
+    max_run_frames: int = 2  # the network looks at pairs
+    min_run_frames: int = 2  # a shorter run is not worth its seek; temporal evidence needs neighbours
 
     def __post_init__(self) -> None:
         _require(self.max_runs >= 1, f"max_runs must be at least 1, got {self.max_runs}")
         _require(
-            self.max_frames >= self.max_runs * self.min_run_frames,
-            f"max_frames ({self.max_frames}) must hold max_runs ({self.max_runs}) runs of at least"
-            f" min_run_frames ({self.min_run_frames}) frames",
+            1 <= self.min_run_frames <= self.max_run_frames,
+            f"min_run_frames ({self.min_run_frames}) must be between 1 and max_run_frames ({self.max_run_frames})",
         )
 
 

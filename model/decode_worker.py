@@ -22,7 +22,7 @@ from types import TracebackType
 import numpy as np
 
 from .config import LimitsConfig, SamplingConfig
-from .transform import ViewConfig, cut_views
+from .transform import ViewConfig, cut_views, trim_bars
 from .video import READERS, Reader, RefusedError, VideoReadError, read_clip
 
 NICENESS = 5  # the network's threads go first where both want the same core
@@ -110,7 +110,7 @@ def _run(source: bytes | str, decoders: tuple[str, ...], config: WorkerConfig) -
     try:
         clip = read_clip(source, config.sampling, config.limits, decoders=decoders, readers=config.readers)
         decoded = time.perf_counter()
-        views = np.ascontiguousarray(cut_views(clip.runs, config.views))
+        views = np.ascontiguousarray(cut_views(trim_bars(clip.runs), config.views))
     except VideoReadError as error:
         refused = isinstance(error, RefusedError)
         return Reply(None, note=str(error), decode_seconds=time.perf_counter() - started, refused=refused), None

@@ -59,6 +59,42 @@ _PATCH_FRACTIONS = (
 )  # fmt: skip
 
 
+_BAR_LEVEL = 32  # grey levels; what is black when it is made is seldom brighter after compression
+_BAR_STEP = 16  # every so many pixels along a row or column are looked at
+_BRIGHT_SHARE = 0.05  # of the pixels looked at may be brighter: a mark in the bar, ringing
+_MIN_BAR = 0.02  # of the side; a thinner pair is left alone
+_MIN_SYMMETRY = 0.6  # of the wider bar, for the narrower one: dark scenes end unevenly, bars do not
+_MIN_PICTURE = 0.25  # of the side
+_BAR_RIM = 2  # pixels inside the picture that are cut off with the bar: compression blurs its edge
+
+
+def trim_bars(runs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Cut black bars in pairs (letterbox, pillarbox) off every run of frames, uint8 RGB (T_i, H, W, 3); no copies.
+
+    Who added the bars says nothing about who made the picture; among the training clips nearly all with bars are real.
+    """
+    trimmed = []
+    for run in runs:
+        ends = run[:: max(1, len(run) - 1)]
+        top, bottom = _bars(ends[:, :, ::_BAR_STEP].max(axis=(0, 3)))
+        left, right = _bars(ends[:, ::_BAR_STEP].max(axis=(0, 3)).T)
+        height, width = run.shape[1:3]
+        trimmed.append(run[:, top : height - bottom, left : width - right])
+    return tuple(trimmed)
+
+
+def _bars(brightest: np.ndarray) -> tuple[int, int]:
+    """Lines to cut off at the start and at the end; both 0 unless both ends have a bar. brightest: (lines, samples)."""
+    lit = np.flatnonzero((brightest > _BAR_LEVEL).mean(axis=1) > _BRIGHT_SHARE)
+    if not len(lit):
+        return 0, 0
+    side, first, last = len(brightest), int(lit[0]), len(brightest) - 1 - int(lit[-1])
+    narrow, wide = sorted((first, last))
+    if narrow < _MIN_BAR * side or narrow < _MIN_SYMMETRY * wide or side - first - last < _MIN_PICTURE * side:
+        return 0, 0
+    return first + _BAR_RIM, last + _BAR_RIM
+
+
 def view_positions(shapes: Sequence[tuple[int, int, int]], config: ViewConfig) -> list[ViewPosition]:
     """Positions of the patches, then of the resized views; the same for the same shapes.
 

@@ -29,6 +29,8 @@ _FORMATS = (
 ).replace(" ", ",")
 _SCAN_SHARE = 0.4  # of the time that is left, to look for key frames
 _SEEK_MARGIN_SECONDS = 0.2
+_MAX_BLANK_FRAMES = 60  # passed over at the start of a run: two seconds of black before a clip fades in
+_BLANK_DEVIATION = 4.0  # grey levels, of the pixels of a frame that shows nothing
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 # What PyAV raises on damaged files, besides its own errors: tables that do not fit, time bases of 1/0.
 _ERRORS = (av.FFmpegError, OSError, ValueError, ArithmeticError, IndexError)
@@ -58,7 +60,7 @@ def read(source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, de
             ]
         if not any(frames for frames, _ in runs):  # no stamps, or no way to seek: one run from the start is left to try
             with open_video(source, limits) as (container, stream):
-                planned = [range(min(_prepare(stream, limits), sampling.max_frames))]
+                planned = [range(min(_prepare(stream, limits), sampling.max_run_frames))]
                 packets = []
                 decoded = _decode(_until_error(container.demux(stream)), deadline)
                 runs = [_decode_run(decoded, len(planned[0]), None, limits)]
@@ -212,9 +214,13 @@ def _until_error(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
 def _decode_run(
     decoded: Iterator[av.VideoFrame], num_frames: int, end: int | None, limits: LimitsConfig
 ) -> tuple[list[np.ndarray], list[float]]:
-    """The first `num_frames` frames and their times in seconds; fewer up to `end` (a pts) or the memory limit."""
+    """The first `num_frames` frames and their times in seconds; fewer up to `end` (a pts) or the memory limit.
+
+    Of a run that starts with blank frames, those from the first picture on.
+    """
     frames: list[np.ndarray] = []
     stamps: list[float] = []
+    num_blank = 0
     to_rgb = _RgbConverter()
     for frame in decoded:
         check_frame_size(frame.width, frame.height, limits)
@@ -223,11 +229,21 @@ def _decode_run(
         pixels = to_rgb(frame)
         if frames and pixels.shape != frames[0].shape:
             break  # the size changes mid-stream: a run has one size
+        wanted = min(num_frames, max_frames_in_memory(frame.width, frame.height, limits))
+        if len(frames) >= wanted:  # the first of them is blank
+            del frames[0], stamps[0]
         frames.append(pixels)
         stamps.append(math.nan if frame.time is None else frame.time)
-        if len(frames) >= min(num_frames, max_frames_in_memory(frame.width, frame.height, limits)):
-            break
+        if len(frames) >= wanted:
+            if num_blank == _MAX_BLANK_FRAMES or not _is_blank(frames[0]):
+                break
+            num_blank += 1
     return frames, stamps
+
+
+def _is_blank(pixels: np.ndarray) -> bool:
+    """One colour all over."""
+    return bool((pixels[::8, ::8].std(axis=(0, 1)) < _BLANK_DEVIATION).all())
 
 
 class _RgbConverter:

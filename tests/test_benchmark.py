@@ -94,7 +94,7 @@ def test_the_benchmark_runs_on_a_folder(
         "A test.",
     ):
         assert line in text
-    assert len([line for line in text.splitlines() if line.startswith("| 12 (used) | 3 |")]) == 1
+    assert len([line for line in text.splitlines() if line.startswith("| 4 (used) | 2 |")]) == 1
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

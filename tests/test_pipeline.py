@@ -22,7 +22,7 @@ from model.network import Detector, Kind, load_detector
 from model.pipeline import run
 from model.scoring import BatchScorer
 from model.submission import ResultFile
-from model.transform import cut_views
+from model.transform import cut_views, trim_bars
 from model.video import read_clip
 from model.workers import DecodePool
 from tests.clips import clip
@@ -44,7 +44,10 @@ def worker(detector: Detector) -> WorkerConfig:
 
 @pytest.fixture(scope="module")
 def views(worker: WorkerConfig) -> dict[str, np.ndarray]:
-    return {name: cut_views(read_clip(clip(name), worker.sampling, worker.limits).runs, worker.views) for name in NAMES}
+    return {
+        name: cut_views(trim_bars(read_clip(clip(name), worker.sampling, worker.limits).runs), worker.views)
+        for name in NAMES
+    }
 
 
 @pytest.fixture(scope="module")

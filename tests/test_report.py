@@ -223,7 +223,7 @@ def test_strips_and_reasons_come_from_the_clips(tmp_path: Path) -> None:
         "Worst mistakes: generated clips taken for real", "Worst mistakes: real clips taken for generated",
     ]  # fmt: skip
     frames = [address for address in outline.addresses if address.startswith("data:image/jpeg")]
-    assert len(frames) == 5 * 6  # five clips of six frames
+    assert len(frames) == 5 * 2  # five clips with one key frame each
     assert "not a readable video" in outline.text
 
 

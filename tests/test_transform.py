@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from model import transform
-from model.transform import ViewConfig, cut_views, view_positions
+from model.training.postprocess import decode, encode
+from model.transform import ViewConfig, cut_views, trim_bars, view_positions
 
 CONFIG = ViewConfig(num_resized=2)
 
@@ -96,3 +97,54 @@ def test_the_box_mean_is_numpys_mean_of_the_blocks(side: int, factor: int) -> No
     whole = side // factor
     blocks = square[: whole * factor, : whole * factor].reshape(whole, factor, whole, factor, 3)
     np.testing.assert_array_equal(transform._box_mean(square, factor), blocks.mean(axis=(1, 3), dtype=np.float32))
+
+
+def _picture(height: int, width: int) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    return rng.integers(60, 256, (4, height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "left", "right"),
+    [(60, 60, 0, 0), (0, 0, 80, 80), (40, 44, 30, 28), (12, 12, 0, 0)],
+)
+def test_black_bars_in_pairs_are_cut_off(above: int, below: int, left: int, right: int) -> None:
+    picture = _picture(240, 400)
+    framed = np.pad(picture, ((0, 0), (above, below), (left, right), (0, 0)), constant_values=3)
+    (trimmed,) = trim_bars([framed])
+    rows = slice(2, -2) if above else slice(None)
+    columns = slice(2, -2) if left else slice(None)
+    np.testing.assert_array_equal(trimmed, picture[:, rows, columns])
+    np.testing.assert_array_equal(trim_bars([trimmed])[0], trimmed)
+
+
+def test_bars_are_found_after_compression() -> None:
+    picture = _picture(30, 45).repeat(8, axis=1).repeat(8, axis=2)  # 240 x 360
+    framed = np.pad(picture, ((0, 0), (60, 60), (0, 0), (0, 0)), constant_values=0)
+    for crf in (23, 38):
+        (trimmed,) = trim_bars([decode(encode(framed, "h264", crf))])
+        assert 236 <= trimmed.shape[1] <= 240 and trimmed.shape[2] == 360  # ringing may light a line of a bar
+
+
+@pytest.mark.parametrize(
+    ("above", "below"),
+    [
+        (60, 0),  # a dark sky
+        (80, 20),  # uneven
+        (4, 4),  # thinner than bars are
+        (360, 360),  # a spot of light in the dark
+    ],
+)
+def test_dark_parts_that_are_no_bars_stay(above: int, below: int) -> None:
+    framed = np.pad(_picture(200, 300), ((0, 0), (above, below), (0, 0), (0, 0)), constant_values=3)
+    assert trim_bars([framed])[0].shape == framed.shape
+
+
+def test_black_frames_stay_whole_and_each_run_is_looked_at_alone() -> None:
+    black = np.zeros((2, 120, 160, 3), np.uint8)
+    framed = np.pad(_picture(100, 160), ((0, 0), (20, 20), (0, 0), (0, 0)))
+    assert [run.shape for run in trim_bars([black, framed, black[:1]])] == [
+        black.shape,
+        (4, 96, 160, 3),
+        (1, 120, 160, 3),
+    ]

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import LimitsConfig, SamplingConfig
-from ..transform import ViewConfig, cut_views
+from ..transform import ViewConfig, cut_views, trim_bars
 from ..video import VideoReadError, read_clip
 from . import postprocess
 from .data import LabelledDataError, Record
@@ -24,8 +24,7 @@ PROCESSED = "post"  # the fixed post-processed copy that is measured, and learnt
 VARIANTS = (AS_FOUND, PROCESSED, "a1")
 
 _SOURCE_FRAMES = 20  # read for a post-processed copy: a higher frame rate needs more than a run has
-_KEPT_FRAMES = {PROCESSED: 12}  # frames of a copy; fewer in augmentation, where time is short
-_KEPT_FRAMES_OTHERS = 9
+_KEPT_FRAMES = 8  # of a copy: an encoder looks ahead; its views come from the first of them
 _MAX_PIXELS = {PROCESSED: 1_000_000}  # larger frames are cut or shrunk to this first
 _MAX_PIXELS_OTHERS = 450_000
 
@@ -84,13 +83,15 @@ def _save_done(path: Path, done: np.ndarray) -> None:
 
 def _read_views(record: Record, *, variant: str, layouts: Sequence[ViewConfig]) -> list[np.ndarray]:
     """Decode one clip, post-process it unless it is measured as found, cut its views in every layout."""
-    one_run = SamplingConfig(max_frames=_SOURCE_FRAMES, max_runs=1)
-    sampling = SamplingConfig() if variant == AS_FOUND else one_run
+    whole = SamplingConfig(max_runs=1, max_run_frames=_SOURCE_FRAMES)
+    sampling = SamplingConfig() if variant == AS_FOUND else whole
     try:
         runs = read_clip(str(record.path), sampling, LimitsConfig()).runs
     except VideoReadError as error:
         raise LabelledDataError(f"{record.file}: {error}; mend it or take it out of the data") from error
-    runs = runs if variant == AS_FOUND else (process(runs[0], variant, record.file),)
+    if variant != AS_FOUND:
+        runs = (process(runs[0], variant, record.file)[: SamplingConfig().max_run_frames],)
+    runs = trim_bars(runs)
     return [cut_views(runs, layout) for layout in layouts]
 
 
@@ -100,7 +101,7 @@ def process(frames_thwc: np.ndarray, variant: str, file: str) -> np.ndarray:
     chain = postprocess.random_chain(rng)
     for step in [step for step in chain if step[0] == "frame_rate"]:  # first, while all frames are there
         frames_thwc = postprocess.apply_chain(frames_thwc, [step], rng)
-    frames_thwc = frames_thwc[: _KEPT_FRAMES.get(variant, _KEPT_FRAMES_OTHERS)]
+    frames_thwc = frames_thwc[:_KEPT_FRAMES]
     frames_thwc = _bound(frames_thwc, rng, _MAX_PIXELS.get(variant, _MAX_PIXELS_OTHERS))
     return postprocess.apply_chain(frames_thwc, [step for step in chain if step[0] != "frame_rate"], rng)
 
