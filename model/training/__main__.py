@@ -27,6 +27,7 @@ from .folds import MORE_PATCHES, VIEWS, FoldPlan, finetune_folds
 
 BACKBONE = "tf_efficientnet_lite0"
 STREAMS = ("colours", "upsampling", "difference")
+FIT_TRACES, FIT_SCENES = FitConfig(num_components=250), FitConfig(num_components=400)
 _COMMITTED = Path(__file__).resolve().parents[2] / "weights" / WEIGHTS_NAME
 
 Features = Mapping[str, np.ndarray]  # variant -> clip features, float32 (N, D)
@@ -99,12 +100,11 @@ def build_weights(
 
     traces, scenes: the two kinds of clip features. logits: of the fine-tuned networks, out of fold, (N,), or empty.
     """
-    config = FitConfig()
     folds = assign_folds(records, num_folds, seed=seed)
     everyone = np.ones(len(records), bool)
     columns: list[dict[str, np.ndarray]] = []  # by kind of evidence: variant -> (N, 1 or 2)
     experts: list[list[Head]] = []  # by kind of features
-    for features in (traces, scenes):
+    for features, config in ((traces, FIT_TRACES), (scenes, FIT_SCENES)):
         projection = protocol.fit_shared_projection(features, config)
         columns.append(protocol.out_of_fold_evidence(features, records, folds, projection, config))
         experts.append(protocol.fit_experts(features, records, everyone, projection, config))

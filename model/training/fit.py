@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 class FitConfig:
     """How the decision is fitted; chosen by cross-validation, see EXPERIMENTS.md."""
 
-    num_components: int = 400  # principal components kept
+    num_components: int  # principal components kept
     penalty: float = 10.0  # C of the support vector machine
     kernel_width: float = 1.0  # kernel exp(-kernel_width * squared distance / median squared distance)
 
