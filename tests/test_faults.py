@@ -100,6 +100,8 @@ def test_a_machine_short_of_things(shortage, expected_scores, tmp_path):
 @pytest.mark.skipif(not CAN_UNSHARE, reason="needs root for a mount namespace")
 @pytest.mark.parametrize("shortage", MOUNTED_SHORTAGES)
 def test_a_machine_short_of_folders(shortage, expected_scores, repository):
+    if "/tmp" in MOUNTED_SHORTAGES[shortage] and Path("/tmp") in (repository, *repository.parents):
+        pytest.skip("the repository is below /tmp, which this shortage hides")
     folder = repository / ".cache" / "test-faults"  # not below /tmp, which one of them hides
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "submission.csv"

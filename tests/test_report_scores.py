@@ -70,8 +70,8 @@ def test_the_command_takes_scores_and_shows_the_clips(
     outline = Outline((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "By operation: found " in outline.text
     assert "With --weights each shows its evidence." in outline.text
-    # one clip as found is wrong, and only those are at hand
-    assert sum(address.startswith("data:image/jpeg") for address in outline.addresses) == 6
+    # one clip as found is wrong, and only those are at hand: the two frames of its key frame
+    assert sum(address.startswith("data:image/jpeg") for address in outline.addresses) == 2
 
 
 def test_scores_that_do_not_fit_are_refused(clips: Path, tmp_path: Path) -> None:
