@@ -33,19 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "benchmark"
 LONG_ROWS = 96  # at least: filling and emptying the pipeline should count for little
 DEVICE_SPEEDS = (1.0, 4.0)  # of a stand-in for a GPU, over decoding: as fast, and as an L4 is projected to be
-POLICIES = (
-    (1, 2),
-    (1, 4),
-    (1, 12),
-    (2, 2),
-    (2, 6),
-    (3, 2),
-    (3, 4),
-    (4, 2),
-    (4, 6),
-    (8, 2),
-    (16, 2),
-)  # (runs, frames of each)
+# (runs, frames of each)
+POLICIES = ((1, 2), (1, 4), (1, 12), (2, 2), (2, 6), (3, 2), (3, 4), (4, 2), (4, 6), (8, 2), (16, 2))
 BY_HAND = "## What this means"  # from this heading on, the results file is kept as it is
 MEMORY_CLIP = ClipPlan(320, 240, seconds=2, rate=30, crf=14)  # about 0.5 MB
 
