@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 GROUP = 64  # weights with one scale
-_BITS = 5  # with four, AUC falls by 0.005; six gain nothing (training/EXPERIMENTS.md)
+_BITS = 5  # with four, AUC falls by 0.005; the original's eight gain nothing (training/EXPERIMENTS.md)
 _LARGEST = 2 ** (_BITS - 1) - 1
 _CLIPPINGS = (1.0, 0.9, 0.8, 0.7)  # of a group's largest weight, tried for the scale; the least squared error is kept
 _PLANES, _SCALES = ".planes", ".scales"  # suffixes of a packed tensor's two parts

@@ -143,7 +143,7 @@ def export_weights(
 def store(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """As the file holds them: the transformer's matrices in few bits, else in half precision all but biases and such.
 
-    Both move what is made from them far less than other frames of the same clip do (EXPERIMENTS.md).
+    What few bits cost stands in EXPERIMENTS.md, "CLIP's middle blocks", what half precision costs under "Cost".
     """
     stored: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
