@@ -84,8 +84,8 @@ class FusedBlock(nn.Module):
 def fuse_backbone(backbone: nn.Module, probe: torch.Tensor) -> nn.Module:
     """The same network faster, or `backbone` itself where that cannot be had. For a CPU, in inference only.
 
-    backbone: timm's EfficientNet with its batch norms folded; stem and first stages may have been taken out.
-    probe: an input, (1, C, H, W), of the size that all inputs will have.
+    backbone: timm's EfficientNet with its batch norms folded.
+    probe: an input, (1, 3, H, W), of the size that all inputs will have.
     """
     if not torch.backends.mkldnn.is_available():
         return backbone
@@ -104,8 +104,7 @@ def fuse_backbone(backbone: nn.Module, probe: torch.Tensor) -> nn.Module:
 def _fuse(backbone: Any) -> nn.Module:
     fused = copy.copy(backbone)
     fused._modules = dict(backbone._modules)  # a copy shares it otherwise
-    if not isinstance(backbone.conv_stem, nn.Identity):
-        fused.conv_stem, fused.bn1 = FusedConv(backbone.conv_stem, backbone.bn1), nn.Identity()
+    fused.conv_stem, fused.bn1 = FusedConv(backbone.conv_stem, backbone.bn1), nn.Identity()
     fused.blocks = nn.Sequential(*(nn.Sequential(*map(FusedBlock, stage)) for stage in backbone.blocks))
     fused.conv_head, fused.bn2 = FusedConv(backbone.conv_head, backbone.bn2), nn.Identity()
     return fused

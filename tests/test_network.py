@@ -12,15 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.network import (
-    STREAMS,
-    Detector,
-    FeatureNetwork,
-    SceneArchitecture,
-    ViewNetwork,
-    fold_batch_norms,
-    load_detector,
-)
+from model.network import Detector, fold_batch_norms, load_detector
+from model.traces import STREAMS, FeatureNetwork
 from model.training.export import SCENE, WEIGHTS_NAME, build_scene_network, export_weights
 from model.training.fit import Head
 from model.transform import ViewConfig
@@ -28,10 +21,6 @@ from model.weights import WeightsError, load_manifest
 
 BACKBONE = "tf_efficientnet_lite0"
 VIEWS = ViewConfig(num_resized=2, size=64)
-SCENE_ARCHITECTURE = SceneArchitecture(
-    transformer="vit_base_patch16_clip_quickgelu_224", num_blocks=2, num_outputs=1, size=32, num_components=4,
-    num_support=6, kernel_scale=0.2,
-)  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -46,7 +35,7 @@ def _views(count: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights with made-up heads over two streams and scenes, and a fine-tuned network that is only its start."""
+    """Weights with made-up heads over two streams, scenes, and what a tuned transformer says."""
     folder = tmp_path_factory.mktemp("weights")
     streams = ("colours", "difference")
     features = FeatureNetwork(backbone=BACKBONE, streams=streams).num_features
@@ -65,10 +54,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     heads = made_up_head(features + features // 2, 5, 7, 0.1), made_up_head(scene.num_features, 4, 6, 0.2)
     torch.manual_seed(0)
-    finetuned = {"classifier.weight": torch.randn(1, 1280) * 0.1, "classifier.bias": torch.tensor([0.1])}
+    for parameter in scene.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
     export_weights(
-        folder, *heads, backbone=BACKBONE, streams=streams, scene=scene, views=VIEWS, finetuned=[finetuned, finetuned],
-        calibration={"kernel": 2.0, "scene": 1.5, "finetuned": 0.5, "offset": -0.3}, record={},
+        folder, *heads, backbone=BACKBONE, streams=streams, scene=scene, views=VIEWS,
+        calibration={"kernel": 2.0, "scene": 1.5, "tuned": 0.5, "offset": -0.3}, record={},
     )  # fmt: skip
     return folder
 
@@ -87,38 +77,16 @@ def test_outputs_do_not_depend_on_the_batch(detector: Detector, batch: int) -> N
 
 
 def test_leaving_out_what_does_not_count_keeps_the_score(detector: Detector) -> None:
-    """Before, a resized view went through all streams and all fine-tuned networks for nothing."""
+    """Before, a resized view went through all streams for nothing."""
     views = _views(VIEWS.num_views)
     patches, resized = detector.outputs(views[:4], "patch"), detector.outputs(views[4:], "resized")
     whole = detector.outputs(views)
     torch.testing.assert_close(patches[:, :5], whole[:4, :5], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(patches[:, 14:], whole[:4, 14:], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(resized[:, 5:14], whole[4:, 5:14], atol=1e-4, rtol=1e-4)
-    assert not patches[:, 5:14].any() and not resized[:, :5].any() and not resized[:, 14:].any()
+    torch.testing.assert_close(resized[:, 5:], whole[4:, 5:], atol=1e-4, rtol=1e-4)
+    assert not patches[:, 5:].any() and not resized[:, :5].any() and resized[:, 14].all()
     parts = torch.cat([patches, resized]).numpy()
     assert detector.score(parts) == pytest.approx(detector.score(whole.numpy()), abs=1e-4)
     assert detector.view_scores(parts) == pytest.approx(detector.view_scores(whole.numpy()), abs=1e-4)
-
-
-@pytest.mark.parametrize(("changed", "shared"), [(None, 7), ("blocks.2.0.conv_pw", 2), ("conv_stem", 0)])
-def test_stages_that_fine_tuning_left_alone_are_computed_once(changed: str | None, shared: int) -> None:
-    network = ViewNetwork(
-        backbone=BACKBONE, streams=("colours", "upsampling"), num_components=3, num_support=2, kernel_scale=0.1,
-        num_finetuned=2, scene=SCENE_ARCHITECTURE,
-    ).eval()  # fmt: skip
-    torch.manual_seed(0)
-    for finetuned in network.finetuned:  # stored in half precision
-        halves = {name: tensor.half() for name, tensor in network.features.backbone.state_dict().items()}
-        finetuned.load_state_dict(halves, strict=False)
-        torch.nn.init.normal_(finetuned.get_parameter("classifier.weight"))
-    if changed:
-        torch.nn.init.normal_(network.finetuned[1].get_parameter(f"{changed}.weight"), std=0.05)
-    views = _views(2)
-    with torch.inference_mode():
-        before = network(views)
-        network.share_stages()
-        assert network.shared_stages == shared
-        torch.testing.assert_close(network(views), before, atol=2e-2, rtol=2e-2)
 
 
 def test_score_is_the_documented_formula(detector: Detector, weights: Path) -> None:
@@ -134,7 +102,7 @@ def test_score_is_the_documented_formula(detector: Detector, weights: Path) -> N
         return sum(weight * np.exp(-scale * np.sum((support - place) ** 2)) for weight, support in machine)
 
     expected = 2.0 * (kernel("", 0.1, place) + 0.25) + 1.5 * (kernel("scene_", 0.2, scene) + 0.25)
-    expected += 0.5 * outputs[:4, -1].mean() - 0.3
+    expected += 0.5 * outputs[4:, -1].mean() - 0.3
     assert detector.score(outputs) == pytest.approx(expected, abs=1e-4)
 
 
@@ -157,7 +125,7 @@ def test_the_transformer_sees_the_scene_not_the_size() -> None:
     large = torch.nn.functional.interpolate(coarse, size=(448, 448), mode="bicubic").clamp(0, 255)
     small = torch.nn.functional.interpolate(large, size=(224, 224), mode="area")
     with torch.inference_mode():
-        one, other = (network(part.permute(0, 2, 3, 1)[:, None]) for part in (large, small))
+        one, other = (network(part.permute(0, 2, 3, 1)[:, None])[0] for part in (large, small))
     assert one.shape == (2, network.num_features)
     assert torch.nn.functional.cosine_similarity(one, other).min() > 0.999
     # A few large channels make all pictures alike by that measure; the distance between two scenes tells more.

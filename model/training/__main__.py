@@ -7,24 +7,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..network import SceneNetwork
+from ..scene import SceneNetwork
+from ..transform import ViewConfig
 from . import cache, protocol
 from .data import LabelledDataError, Record, assign_folds, fingerprint, load_records
 from .evaluate import family_recalls, metadata_only_scores, summarise, write_scores
 from .export import SCENE, WEIGHTS_NAME, build_feature_network, build_scene_network, export_weights
-from .features import Frozen, load_features
+from .features import load_features
 from .finetune import FinetuneConfig
 from .fit import FitConfig, Head, merge_heads
-from .folds import MORE_PATCHES, VIEWS, FoldPlan, finetune_folds
+from .folds import FoldPlan, finetune_folds
+from .tokens import load_tokens, scene_features, upright
 
+VIEWS = ViewConfig()  # what script.py cuts; everything is learnt from these and measured on them
 BACKBONE = "tf_efficientnet_lite0"
 STREAMS = ("colours", "upsampling", "difference")
 FIT_TRACES = FitConfig(num_components=250)
@@ -38,13 +40,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m model.training", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="manifest.csv or real/<source>/, generated/<source>/")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, manifest and scores")
-    parser.add_argument("--cache", type=Path, default=Path("cache"), help="views and features (8 GB a 1,000 clips)")
+    parser.add_argument("--cache", type=Path, default=Path("cache"), help="views and features (7 GB a 1,000 clips)")
     parser.add_argument("--folds", type=int, default=10, help="folds of the cross-validation")
-    parser.add_argument("--finetune-folds", type=int, default=3, help="folds of the fine-tuning, if any")
-    steps = f"per fold, {FinetuneConfig().steps} are enough; 0 leaves fine-tuned networks out, which costs little"
-    parser.add_argument("--finetune-steps", type=int, default=0, help=steps)
-    parser.add_argument("--transformer", type=Path, default=_COMMITTED, help="safetensors that hold the frozen one")
-    parser.add_argument("--seed", type=int, default=0, help="seed of folds and fine-tuning")
+    parser.add_argument("--steps", type=int, default=FinetuneConfig().steps, help="of tuning the transformer, per fold")
+    parser.add_argument("--transformer", type=Path, default=_COMMITTED, help="safetensors that hold it, untuned")
+    parser.add_argument("--seed", type=int, default=0, help="seed of folds and tuning")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="decoding processes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the networks")
     return parser.parse_args(arguments)
@@ -56,30 +56,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records = load_records(options.data)
         folder = options.cache / fingerprint(records)[:12]
         scene = build_scene_network(options.transformer)
-        layouts = (VIEWS, MORE_PATCHES)
         views = {
-            variant: cache.build_views(records, variant, folder=folder, layouts=layouts, workers=options.workers)
+            variant: cache.build_views(records, variant, folder=folder, layout=VIEWS, workers=options.workers)
             for variant in cache.VARIANTS
         }
     except (LabelledDataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    finetuned: list[dict[str, torch.Tensor]] = []
-    logits: dict[str, np.ndarray] = {}
-    if options.finetune_steps:
-        plan = FoldPlan(folder, options.finetune_folds, options.finetune_steps, options.seed, BACKBONE, options.device)
-        finetuned, logits = finetune_folds(records, plan)
-    whole = {variant: arrays[0] for variant, arrays in views.items()}
-    resized = {variant: array[:, VIEWS.num_patches :] for variant, array in whole.items()}
-    pool = partial(protocol.pool_views, num_patches=VIEWS.num_patches, num_streams=len(STREAMS))
-    name = f"features_{BACKBONE}_{'_'.join(STREAMS)}"
-    traces = _pooled(whole, build_feature_network(BACKBONE, STREAMS), name, pool, folder, options.device)
-    name = "_".join(["scenes", *map(str, SCENE.values())])
-    scenes = _pooled(resized, scene, name, protocol.pool_scenes, folder, options.device)
+    traces, scenes = {}, {}
+    name = "_".join(["tokens", *map(str, SCENE.values())])
+    files = {variant: folder / f"{name}_{variant}.npy" for variant in views}
+    features, device = build_feature_network(BACKBONE, STREAMS), torch.device(options.device)
+    for variant, array in views.items():
+        file = folder / f"features_{BACKBONE}_{'_'.join(STREAMS)}_{variant}.npy"
+        described = load_features(array, features, file=file, device=device)
+        traces[variant] = protocol.pool_views(described, VIEWS.num_patches, len(STREAMS))
+        tokens = load_tokens(array[:, VIEWS.num_patches :], scene, file=files[variant], device=device)
+        scenes[variant] = scene_features(upright(tokens), scene, device)
+    plan = FoldPlan(folder, files, options.transformer, options.folds, options.steps, options.seed, options.device)
+    tuned, logits = finetune_folds(records, plan)
+    scene.load_state_dict(tuned, strict=False)
     build_weights(
-        traces, scenes, logits, finetuned, records, scene=scene, out=options.out, num_folds=options.folds,
-        seed=options.seed, command=f"python -m model.training --folds {options.folds}"
-        f" --finetune-folds {options.finetune_folds} --finetune-steps {options.finetune_steps} --seed {options.seed}",
+        traces, scenes, logits, records, scene=scene, out=options.out, num_folds=options.folds, seed=options.seed,
+        command=f"python -m model.training --folds {options.folds} --steps {options.steps} --seed {options.seed}",
     )  # fmt: skip
     return 0
 
@@ -88,7 +87,6 @@ def build_weights(
     traces: Features,
     scenes: Features,
     logits: Features,
-    finetuned: Sequence[dict[str, torch.Tensor]],
     records: Sequence[Record],
     *,
     scene: SceneNetwork,
@@ -99,7 +97,8 @@ def build_weights(
 ) -> dict[str, Any]:
     """Cross-validate, fit on everything, write weights, manifest and out-of-fold scores. Returns the measured figures.
 
-    traces, scenes: the two kinds of clip features. logits: of the fine-tuned networks, out of fold, (N,), or empty.
+    traces, scenes: the two kinds of clip features. logits: of tuning without the clip's fold, (N,). scene: tuned on
+    everything.
     """
     folds = assign_folds(records, num_folds, seed=seed)
     everyone = np.ones(len(records), bool)
@@ -109,21 +108,19 @@ def build_weights(
         projection = protocol.fit_shared_projection(features, config)
         columns.append(protocol.out_of_fold_evidence(features, records, folds, projection, config))
         experts.append(protocol.fit_experts(features, records, everyone, projection, config))
-    if logits:
-        columns.append({variant: logits[variant][:, None] for variant in protocol.MEASURED})
+    columns.append({variant: logits[variant][:, None] for variant in protocol.MEASURED})
     evidence = {variant: np.hstack([part[variant] for part in columns]) for variant in protocol.MEASURED}
     scores = protocol.fuse_across(evidence, records, folds)
     measured: dict[str, Any] = {variant: summarise(column, records) for variant, column in scores.items()}
-    names = ("traces alone", "scenes alone", "fine-tuned networks alone")
-    for name, part in zip(names, columns, strict=False):
+    for name, part in zip(("traces alone", "scenes alone", "tuned blocks alone"), columns, strict=True):
         fused = protocol.fuse_across(part, records, folds)
         measured[name] = {variant: summarise(column, records) for variant, column in fused.items()}
     measured["metadata only (a warning)"] = summarise(metadata_only_scores(records, folds), records)
     measured["recall by family, as found"] = family_recalls(scores[cache.AS_FOUND], records)
     print(json.dumps(measured, indent=2))
     shares, offset = protocol.calibrate(list(evidence.values()), records)
-    by_kind = np.split(shares, np.cumsum([len(heads) for heads in experts]))
-    merged = [merge_heads(heads, part.tolist()) for heads, part in zip(experts, by_kind, strict=False)]
+    *by_kind, logit_share = np.split(shares, np.cumsum([len(heads) for heads in experts]))
+    merged = [merge_heads(heads, part.tolist()) for heads, part in zip(experts, by_kind, strict=True)]
     export_weights(
         out,
         *merged,
@@ -131,8 +128,7 @@ def build_weights(
         streams=STREAMS,
         scene=scene,
         views=VIEWS,
-        finetuned=finetuned,
-        calibration={"kernel": 1.0, "scene": 1.0, "finetuned": float(by_kind[-1].sum()), "offset": offset},
+        calibration={"kernel": 1.0, "scene": 1.0, "tuned": float(logit_share[0]), "offset": offset},
         record={
             "command": command,
             "commit": _commit(),
@@ -144,17 +140,6 @@ def build_weights(
     )
     write_scores(out / "cross_validation.csv", records, folds, scores)
     return measured
-
-
-def _pooled(
-    views: Features, network: Frozen, name: str, pool: Callable[[np.ndarray], np.ndarray], folder: Path, device: str
-) -> Features:
-    """Variant -> clip features, float32 (N, D). name: of the network, for its files; pool: over a clip's views."""
-    pooled = {}
-    for variant, array in views.items():
-        file = folder / f"{name}_{variant}.npy"
-        pooled[variant] = pool(load_features(array, network, file=file, device=torch.device(device)))
-    return pooled
 
 
 def _commit() -> str:

@@ -30,9 +30,9 @@ _MAX_PIXELS_OTHERS = 450_000
 
 
 def build_views(
-    records: Sequence[Record], variant: str, *, folder: Path, layouts: Sequence[ViewConfig], workers: int
-) -> list[np.ndarray]:
-    """Of each layout a memory-mapped uint8 (N, V, K, S, S, 3), from `folder` as far as an earlier run came.
+    records: Sequence[Record], variant: str, *, folder: Path, layout: ViewConfig, workers: int
+) -> np.ndarray:
+    """uint8 (N, V, K, S, S, 3), memory-mapped, from `folder` as far as an earlier run came.
 
     Raises: LabelledDataError: a clip that cannot be read, by name.
     """
@@ -41,28 +41,19 @@ def build_views(
     folder.mkdir(parents=True, exist_ok=True)
     done_path = folder / f"views_{variant}.done.npy"
     done = np.load(done_path) if done_path.exists() else np.zeros(len(records), bool)
-    arrays = [
-        _open_views(folder / f"views_{variant}_{number}.npy", len(records), layout, start=not done.any())
-        for number, layout in enumerate(layouts)
-    ]
+    array = _open_views(folder / f"views_{variant}.npy", len(records), layout, start=not done.any())
     missing = np.flatnonzero(~done)
-    task = partial(_read_views, variant=variant, layouts=layouts)
+    task = partial(_read_views, variant=variant, layout=layout)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         results = pool.map(task, [records[index] for index in missing], chunksize=4)
         progress = tqdm(results, total=len(missing), desc=f"views, {variant}", unit="clip")
         for count, (index, clip_views) in enumerate(zip(missing, progress, strict=True)):
-            for array, part in zip(arrays, clip_views, strict=True):
-                array[index] = part
+            array[index] = clip_views
             done[index] = True
             if count % 50 == 49:
                 _save_done(done_path, done)
     _save_done(done_path, done)
-    return arrays
-
-
-def open_views(folder: Path, variant: str, num_layouts: int) -> list[np.ndarray]:
-    """The arrays that `build_views` has built, memory-mapped, for another process to read."""
-    return [np.load(folder / f"views_{variant}_{number}.npy", mmap_mode="r") for number in range(num_layouts)]
+    return array
 
 
 def _open_views(path: Path, num_clips: int, layout: ViewConfig, *, start: bool) -> np.ndarray:
@@ -81,8 +72,8 @@ def _save_done(path: Path, done: np.ndarray) -> None:
     os.replace(temporary, path)
 
 
-def _read_views(record: Record, *, variant: str, layouts: Sequence[ViewConfig]) -> list[np.ndarray]:
-    """Decode one clip, post-process it unless it is measured as found, cut its views in every layout."""
+def _read_views(record: Record, *, variant: str, layout: ViewConfig) -> np.ndarray:
+    """Decode one clip, post-process it unless it is measured as found, cut its views."""
     whole = SamplingConfig(max_runs=1, max_run_frames=_SOURCE_FRAMES)
     sampling = SamplingConfig() if variant == AS_FOUND else whole
     try:
@@ -91,8 +82,7 @@ def _read_views(record: Record, *, variant: str, layouts: Sequence[ViewConfig]) 
         raise LabelledDataError(f"{record.file}: {error}; mend it or take it out of the data") from error
     if variant != AS_FOUND:
         runs = (process(runs[0], variant, record.file)[: SamplingConfig().max_run_frames],)
-    runs = trim_bars(runs)
-    return [cut_views(runs, layout) for layout in layouts]
+    return cut_views(trim_bars(runs), layout)
 
 
 def process(frames_thwc: np.ndarray, variant: str, file: str) -> np.ndarray:

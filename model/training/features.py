@@ -6,35 +6,46 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..network import FeatureNetwork, SceneNetwork
 
-Frozen = FeatureNetwork | SceneNetwork
+class Frozen(Protocol):
+    """A network whose statistics of views are kept, such as `FeatureNetwork`; an nn.Module."""
+
+    @property
+    def num_features(self) -> int:
+        """F."""
+
+    def render(self, views: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, K, S, S, 3) -> float32 pictures, several a view if need be."""
+
+    def statistics(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures -> (B, F)."""
+
 
 _CLIPS_PER_BATCH = 2  # 2 clips x 5 views x 3 streams fill two cores
 
 
 def load_features(views: np.ndarray, network: Frozen, *, file: Path, device: torch.device) -> np.ndarray:
-    """float16 (N, V, F) from `file`, computed first if it is not there.
+    """float16 (N, V, F), memory-mapped, from `file`, computed first if it is not there.
 
     views: uint8 (N, V, K, S, S, 3), memory-mapped. The file must be named for these views and this network.
     """
     shape = (len(views), views.shape[1], network.num_features)
-    if file.exists():
-        features = np.load(file, mmap_mode="r")
-        if features.shape != shape:
-            raise ValueError(f"{file} holds features of shape {features.shape}, not {shape}; remove it to start afresh")
-        return features
-    compute = _openvino_statistics if device.type == "cpu" and find_spec("openvino") else _torch_statistics
-    features = _compute(views, network, compute(network, device))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp.npy")
-    np.save(temporary, features)
-    temporary.replace(file)
+    if not file.exists():
+        compute = _openvino_statistics if device.type == "cpu" and find_spec("openvino") else _torch_statistics
+        features = _compute(views, network, compute(network, device))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(file.name + ".tmp.npy")
+        np.save(temporary, features)
+        temporary.replace(file)
+    features = np.load(file, mmap_mode="r")
+    if features.shape != shape:
+        raise ValueError(f"{file} holds features of shape {features.shape}, not {shape}; remove it to start afresh")
     return features
 
 
@@ -61,7 +72,7 @@ def _compute(views: np.ndarray, network: Frozen, statistics: Callable[[torch.Ten
 
 
 def _torch_statistics(network: Frozen, device: torch.device) -> Callable[[torch.Tensor], np.ndarray]:
-    network = network.to(device).eval()
+    cast(torch.nn.Module, network).to(device).eval()
 
     @torch.inference_mode()
     def compute(rendered: torch.Tensor) -> np.ndarray:

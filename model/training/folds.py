@@ -1,11 +1,12 @@
-"""Fine-tuning on all folds but one, for each fold, side by side where there is no GPU.
+"""Tuning on all folds but one, for each fold, and on everything; side by side where there is no GPU.
 
 Not in __main__: a spawned process cannot import what stands there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,81 +17,72 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..transform import ViewConfig
-from . import cache, protocol
+from . import protocol
 from .data import Record, assign_folds
-from .finetune import FinetuneConfig, finetune, patch_logits
-
-VIEWS = ViewConfig()  # what script.py cuts; the frozen features and every measurement see these
-MORE_PATCHES = ViewConfig(num_patches=8, num_resized=0, num_frames=1)  # for fine-tuning alone
+from .export import build_scene_network
+from .finetune import FinetuneConfig, clip_logits, finetune
+from .tokens import upright
 
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """folder: of the cached views, where checkpoints and finished networks go too. device: "cpu" or "cuda"."""
+    """folder: for checkpoints and results. tokens: variant -> file, (N, L, 1 + T, W). device: "cpu" or "cuda"."""
 
     folder: Path
+    tokens: Mapping[str, Path]
+    transformer: Path
     num_folds: int
     steps: int
     seed: int
-    backbone: str
     device: str
 
-    def name(self, fold: int) -> str:
-        """Of the fold's files, without a suffix."""
-        return f"finetuned_{self.steps}_{fold}of{self.num_folds}_{self.seed}"
+    def file(self, fold: int) -> Path:
+        """What came out with this fold left out; none is, if it is `num_folds`."""
+        left_out = "none" if fold == self.num_folds else f"{fold}of{self.num_folds}"
+        return self.folder / f"tuned_{self.steps}_{left_out}_{self.seed}.safetensors"
 
 
-def finetune_folds(
-    records: Sequence[Record], plan: FoldPlan
-) -> tuple[list[dict[str, torch.Tensor]], dict[str, np.ndarray]]:
-    """(weights of each fold's network, variant -> out-of-fold logits (N,)).
+def finetune_folds(records: Sequence[Record], plan: FoldPlan) -> tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]:
+    """(tuned state that all clips made, variant -> out-of-fold logits (N,)).
 
-    On a CPU each fold has a process of one thread: half again as fast as the folds in turn on all cores.
+    On a CPU each run has a process of one thread: half again as fast as the runs in turn on all cores.
     """
-    folds = assign_folds(records, plan.num_folds, seed=plan.seed + 1)
-    files = [plan.folder / f"{plan.name(fold)}.safetensors" for fold in range(plan.num_folds)]
-    missing = [fold for fold, file in enumerate(files) if not file.exists()]
+    folds = assign_folds(records, plan.num_folds, seed=plan.seed)
+    runs = range(plan.num_folds + 1)
+    missing = [fold for fold in runs if not plan.file(fold).exists()]
     task = partial(_finetune_fold, records=records, folds=folds, plan=plan)
     if plan.device == "cpu" and missing:
-        with ProcessPoolExecutor(len(missing), mp_context=get_context("spawn")) as pool:
+        workers = min(len(missing), len(os.sched_getaffinity(0)))
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             list(pool.map(task, missing))
     else:
         for fold in missing:
             task(fold)
     logits = {variant: np.zeros(len(records)) for variant in protocol.MEASURED}
-    states = []
-    for fold, file in enumerate(files):
-        state = load_file(file)
-        for variant in protocol.MEASURED:
-            logits[variant][folds == fold] = state.pop(f"logits_{variant}").numpy()
-        states.append(state)
-    return states, logits
+    for fold in runs:
+        state = load_file(plan.file(fold))
+        for variant, column in logits.items():
+            column[folds == fold] = state.pop(f"logits_{variant}").numpy()
+    return state, logits
 
 
 def _finetune_fold(fold: int, *, records: Sequence[Record], folds: np.ndarray, plan: FoldPlan) -> None:
-    """Fine-tune on all folds but this one; the network and its logits on this fold go to a file of the cache."""
-    file, device = plan.folder / f"{plan.name(fold)}.safetensors", torch.device(plan.device)
+    """Tune on all folds but this one; the tuned state and its logits on this fold go to a file of the cache."""
+    file, device = plan.file(fold), torch.device(plan.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    views = {variant: cache.open_views(plan.folder, variant, 2) for variant in cache.VARIANTS}
-    patches = {variant: [first[:, : VIEWS.num_patches], more] for variant, (first, more) in views.items()}
-    network = finetune(
-        patches[cache.AS_FOUND],
-        [array for variant in cache.VARIANTS if variant != cache.AS_FOUND for array in patches[variant]],
-        records,
-        folds != fold,
-        backbone=plan.backbone,
-        config=FinetuneConfig(steps=plan.steps),
-        device=device,
-        seed=plan.seed + fold,
-        checkpoint=file.with_suffix(".pt"),
-    )
-    state = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    scene = build_scene_network(plan.transformer)
+    shape = (len(records), -1, *scene.token_shape)
+    tokens = {variant: np.load(path, mmap_mode="r").reshape(shape) for variant, path in plan.tokens.items()}
+    state = finetune(
+        tokens, records, folds != fold, scene, config=FinetuneConfig(steps=plan.steps), device=device,
+        seed=plan.seed + fold, checkpoint=file.with_suffix(".pt"),
+    )  # fmt: skip
+    scene.load_state_dict(state, strict=False)
+    state = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     inside = np.flatnonzero(folds == fold)
     for variant in protocol.MEASURED:
-        values = patch_logits(network, views[variant][0], inside, VIEWS.num_patches, device)
-        state[f"logits_{variant}"] = torch.from_numpy(values)
+        state[f"logits_{variant}"] = torch.from_numpy(clip_logits(scene, upright(tokens[variant]), inside, device))
     temporary = file.with_name(file.name + ".tmp")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
+    save_file(state, temporary)
     temporary.replace(file)

