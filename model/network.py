@@ -54,8 +54,8 @@ class ViewNetwork(nn.Module):
         self.as_patch = nn.Linear(self.features.num_features, num_components)
         self.as_resized = nn.Linear(self.features.num_features // len(streams), num_components, bias=False)
         self.scene = SceneNetwork(
-            transformer=scene["transformer"], num_blocks=scene["num_blocks"], num_read=scene["num_read"],
-            num_tuned=scene["num_tuned"], size=scene["size"],
+            transformer=scene["transformer"], num_blocks=scene["num_blocks"], num_last=scene["num_last"],
+            size=scene["size"],
         )  # fmt: skip
         self.as_scene = nn.Linear(self.scene.num_features, scene["num_components"])
         self.register_buffer("support", torch.zeros(num_support, num_components))

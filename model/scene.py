@@ -24,8 +24,7 @@ class SceneArchitecture(TypedDict):
 
     transformer: str
     num_blocks: int
-    num_read: int
-    num_tuned: int
+    num_last: int
     size: int
     num_components: int
     num_support: int
@@ -36,29 +35,27 @@ class SceneNetwork(nn.Module):
     """Resized views -> statistics of a frozen vision transformer's tokens, and the logit of its tuned last blocks.
 
     transformer: a VisionTransformer of timm. num_blocks: of its blocks, from the first on; the later ones and the last
-    normalisation are left out. num_read: after so many of these, frozen, the tokens are described. num_tuned: so many
-    of these, the last ones, give the logit, read through normalisations other than the transformer's own, which stay
-    beside them. size: of its input in pixels, a multiple of its patches' size; views are shrunk to it.
+    normalisation are left out. num_last: so many of these, the last ones, are described, and give the logit when they
+    are run again through normalisations other than the transformer's own, which stay beside them. size: of its input
+    in pixels, a multiple of its patches' size; views are shrunk to it.
     """
 
-    def __init__(self, *, transformer: str, num_blocks: int, num_read: int, num_tuned: int, size: int) -> None:
+    def __init__(self, *, transformer: str, num_blocks: int, num_last: int, size: int) -> None:
         super().__init__()
-        if not num_blocks - num_tuned <= num_read <= num_blocks:
-            raise ValueError(f"num_read is {num_read}, of {num_blocks} blocks of which {num_tuned} are tuned")
         self.transformer = timm.create_model(
             transformer, pretrained=False, num_classes=0, depth=num_blocks, img_size=size
         )
         self.transformer.norm = nn.Identity()
         self.size = size
-        self._num_shared, self._num_read = num_blocks - num_tuned, num_read
-        self.tuned = nn.ModuleList(TunedBlock(block) for block in self.transformer.blocks[self._num_shared :])
+        self._num_first = num_blocks - num_last
+        self.tuned = nn.ModuleList(TunedBlock(block) for block in self.transformer.blocks[self._num_first :])
         width = int(self.transformer.num_features)
         self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Dropout(0.2), nn.Linear(2 * width, 1))
 
     @property
     def num_features(self) -> int:
-        """Class token, then mean and deviation of the other tokens, each of the transformer's width."""
-        return 3 * int(self.transformer.num_features)
+        """Per block described: class token, then mean and deviation of the other tokens, each of the same width."""
+        return len(self.tuned) * 3 * int(self.transformer.num_features)
 
     @property
     def token_shape(self) -> tuple[int, int]:
@@ -67,7 +64,7 @@ class SceneNetwork(nn.Module):
 
     def start_tuning(self) -> None:
         """The transformer's own normalisations and a head that says nothing."""
-        blocks = self.transformer.blocks[self._num_shared :]
+        blocks = self.transformer.blocks[self._num_first :]
         self.tuned = nn.ModuleList(TunedBlock(block) for block in blocks)
         for parameter in self.head[-1].parameters():
             nn.init.zeros_(parameter)
@@ -96,19 +93,21 @@ class SceneNetwork(nn.Module):
         """float (B, 3, size, size) -> (B, 1 + T, W) after the blocks that both outputs share, the class token first."""
         transformer = self.transformer
         x = transformer.norm_pre(transformer._pos_embed(transformer.patch_embed(x)))
-        for block in transformer.blocks[: self._num_shared]:
+        for block in transformer.blocks[: self._num_first]:
             x = block(x)
         return x
 
     def describe(self, tokens: torch.Tensor) -> torch.Tensor:
         """What `tokens` gives -> float32 (B, num_features)."""
-        for block in self.transformer.blocks[self._num_shared : self._num_read]:
+        parts = []
+        for block in self.transformer.blocks[self._num_first :]:
             tokens = block(tokens)
-        return torch.cat([tokens[:, 0].float(), statistics_of(tokens[:, 1:].transpose(1, 2)[..., None])], dim=1)
+            parts += [tokens[:, 0].float(), statistics_of(tokens[:, 1:].transpose(1, 2)[..., None])]
+        return torch.cat(parts, dim=1)
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """What `tokens` gives -> float32 (B, 1)."""
-        for tuned, block in zip(self.tuned, self.transformer.blocks[self._num_shared :], strict=True):
+        for tuned, block in zip(self.tuned, self.transformer.blocks[self._num_first :], strict=True):
             tokens = tuned(tokens, block)
         with torch.autocast(tokens.device.type, enabled=False):
             return self.head(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1).float())

@@ -26,7 +26,7 @@ from tests.made_up import made_up_records
 def scene() -> SceneNetwork:
     """A small transformer with random weights: four blocks, the last two tuned; 3 x 3 tokens and the class token."""
     torch.manual_seed(0)
-    network = SceneNetwork(transformer="vit_tiny_patch16_224", num_blocks=4, num_read=3, num_tuned=2, size=48)
+    network = SceneNetwork(transformer="vit_tiny_patch16_224", num_blocks=4, num_last=2, size=48)
     network.start_tuning()
     return network.eval()
 
