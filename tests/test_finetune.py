@@ -18,7 +18,7 @@ from model.training.__main__ import main
 from model.training.data import Record, load_records
 from model.training.export import WEIGHTS_NAME, build_scene_network
 from model.training.finetune import FinetuneConfig, _Run, clip_logits, finetune
-from model.training.tokens import load_tokens, scene_features, upright
+from model.training.tokens import load_scenes, load_tokens, upright
 from tests.made_up import made_up_records
 
 
@@ -99,7 +99,7 @@ def test_tokens_are_those_of_the_picture_and_of_its_mirror_image(scene: SceneNet
             expected = scene.tokens(scene.render(torch.from_numpy(picture.copy())[None]))[0]
             scale = float(expected.abs().max())
             np.testing.assert_allclose(tokens[1, look], expected.numpy(), atol=0.03 * scale)
-    described = scene_features(upright(tokens), scene, torch.device("cpu"))
+    described = load_scenes(upright(tokens), scene, file=tmp_path / "scenes.npy", device=torch.device("cpu"))
     with torch.inference_mode():
         wanted = scene(torch.from_numpy(views[1]))[0].mean(0).numpy()
     np.testing.assert_allclose(described[1], wanted, atol=0.03 * np.abs(wanted).max())
@@ -128,8 +128,8 @@ def test_from_clips_to_weights_in_one_command(shared_clips: Path, repository: Pa
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["record"]["clips"] == 8 and "tuned blocks alone" in manifest["record"]["cross_validation"]
 
-    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("[ft]*") if path.is_file()}
-    assert len(cached) == 2 * 3 + 2 * 3  # features and tokens of each variant; state and checkpoint of folds and whole
+    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("[fst]*") if path.is_file()}
+    assert len(cached) == 3 * 3 + 2 * 3  # features, tokens, scenes by variant; state and checkpoint of folds and whole
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in cached} == cached
 

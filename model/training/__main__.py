@@ -24,7 +24,7 @@ from .features import load_features
 from .finetune import FinetuneConfig
 from .fit import FitConfig, Head, merge_heads
 from .folds import FoldPlan, finetune_folds
-from .tokens import load_tokens, scene_features, upright
+from .tokens import load_scenes, load_tokens, upright
 
 VIEWS = ViewConfig()  # what script.py cuts; everything is learnt from these and measured on them
 BACKBONE = "tf_efficientnet_lite0"
@@ -64,15 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     traces, scenes = {}, {}
-    name = "_".join(["tokens", *map(str, SCENE.values())])
-    files = {variant: folder / f"{name}_{variant}.npy" for variant in views}
+    of_scene = "_".join(map(str, SCENE.values()))
+    files = {variant: folder / f"tokens_{of_scene}_{variant}.npy" for variant in views}
     features, device = build_feature_network(BACKBONE, STREAMS), torch.device(options.device)
     for variant, array in views.items():
         file = folder / f"features_{BACKBONE}_{'_'.join(STREAMS)}_{variant}.npy"
         described = load_features(array, features, file=file, device=device)
         traces[variant] = protocol.pool_views(described, VIEWS.num_patches, len(STREAMS))
         tokens = load_tokens(array[:, VIEWS.num_patches :], scene, file=files[variant], device=device)
-        scenes[variant] = scene_features(upright(tokens), scene, device)
+        file = folder / f"scenes_{of_scene}_{variant}.npy"
+        scenes[variant] = load_scenes(upright(tokens), scene, file=file, device=device)
     plan = FoldPlan(folder, files, options.transformer, options.folds, options.steps, options.seed, options.device)
     tuned, logits = finetune_folds(records, plan)
     scene.load_state_dict(tuned, strict=False)

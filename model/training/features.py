@@ -35,18 +35,25 @@ def load_features(views: np.ndarray, network: Frozen, *, file: Path, device: tor
 
     views: uint8 (N, V, K, S, S, 3), memory-mapped. The file must be named for these views and this network.
     """
-    shape = (len(views), views.shape[1], network.num_features)
+
+    def compute() -> np.ndarray:
+        statistics = _openvino_statistics if device.type == "cpu" and find_spec("openvino") else _torch_statistics
+        return _compute(views, network, statistics(network, device))
+
+    return kept(file, (len(views), views.shape[1], network.num_features), compute)
+
+
+def kept(file: Path, shape: tuple[int, ...], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in `file`, memory-mapped, computed first if it is not there. Raises: ValueError: of another shape."""
     if not file.exists():
-        compute = _openvino_statistics if device.type == "cpu" and find_spec("openvino") else _torch_statistics
-        features = _compute(views, network, compute(network, device))
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(file.name + ".tmp.npy")
-        np.save(temporary, features)
+        np.save(temporary, compute())
         temporary.replace(file)
-    features = np.load(file, mmap_mode="r")
-    if features.shape != shape:
-        raise ValueError(f"{file} holds features of shape {features.shape}, not {shape}; remove it to start afresh")
-    return features
+    array = np.load(file, mmap_mode="r")
+    if array.shape != shape:
+        raise ValueError(f"{file} holds an array of shape {array.shape}, not {shape}; remove it to start afresh")
+    return array
 
 
 def _compute(views: np.ndarray, network: Frozen, statistics: Callable[[torch.Tensor], np.ndarray]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..scene import SceneNetwork
-from .features import load_features
+from .features import kept, load_features
 
 _CLIPS_PER_BATCH = 16
 
@@ -52,10 +53,15 @@ def upright(tokens: np.ndarray) -> np.ndarray:
     return tokens[:, ::2]
 
 
+def load_scenes(tokens: np.ndarray, scene: SceneNetwork, *, file: Path, device: torch.device) -> np.ndarray:
+    """float32 (N, F): what the scenes' kernel machine reads, the mean over a clip's views; from `file`, computed first
+    if it is not there. tokens: as `upright` gives them.
+    """
+    return kept(file, (len(tokens), scene.num_features), partial(_scenes, tokens, scene.to(device), device))
+
+
 @torch.inference_mode()
-def scene_features(tokens: np.ndarray, scene: SceneNetwork, device: torch.device) -> np.ndarray:
-    """float32 (N, F): what the scenes' kernel machine reads, the mean over a clip's views. tokens: as `upright`."""
-    scene = scene.to(device)
+def _scenes(tokens: np.ndarray, scene: SceneNetwork, device: torch.device) -> np.ndarray:
     parts = []
     for start in tqdm(range(0, len(tokens), _CLIPS_PER_BATCH), desc="scenes", unit="batch"):
         batch = np.array(tokens[start : start + _CLIPS_PER_BATCH])
