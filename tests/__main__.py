@@ -35,7 +35,7 @@ def build_environment(folder: Path, requirements: tuple[Path, ...]) -> Path:
     if stamp.is_file() and stamp.read_text() == digest and python.exists():
         return python
     print(f"installing into {folder} (about 5 GB, most of it torch with CUDA; minutes)", flush=True)
-    venv.create(folder, with_pip=True)
+    venv.create(folder, symlinks=True, with_pip=True)  # as `python -m venv`: copies fail over such a folder
     files = [argument for path in requirements for argument in ("-r", str(path))]
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *files], check=True)
     stamp.write_text(digest)
