@@ -48,9 +48,13 @@ class SceneNetwork(nn.Module):
         self.transformer.norm = nn.Identity()
         self.size = size
         self._num_first = num_blocks - num_last
-        self.tuned = nn.ModuleList(TunedBlock(block) for block in self.transformer.blocks[self._num_first :])
         width = int(self.transformer.num_features)
         self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Dropout(0.2), nn.Linear(2 * width, 1))
+        self.start_tuning()
+
+    @property
+    def _last_blocks(self) -> Any:
+        return self.transformer.blocks[self._num_first :]
 
     @property
     def num_features(self) -> int:
@@ -64,8 +68,7 @@ class SceneNetwork(nn.Module):
 
     def start_tuning(self) -> None:
         """The transformer's own normalisations and a head that says nothing."""
-        blocks = self.transformer.blocks[self._num_first :]
-        self.tuned = nn.ModuleList(TunedBlock(block) for block in blocks)
+        self.tuned = nn.ModuleList(TunedBlock(block) for block in self._last_blocks)
         for parameter in self.head[-1].parameters():
             nn.init.zeros_(parameter)
 
@@ -100,14 +103,14 @@ class SceneNetwork(nn.Module):
     def describe(self, tokens: torch.Tensor) -> torch.Tensor:
         """What `tokens` gives -> float32 (B, num_features)."""
         parts = []
-        for block in self.transformer.blocks[self._num_first :]:
+        for block in self._last_blocks:
             tokens = block(tokens)
             parts += [tokens[:, 0].float(), statistics_of(tokens[:, 1:].transpose(1, 2)[..., None])]
         return torch.cat(parts, dim=1)
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """What `tokens` gives -> float32 (B, 1)."""
-        for tuned, block in zip(self.tuned, self.transformer.blocks[self._num_first :], strict=True):
+        for tuned, block in zip(self.tuned, self._last_blocks, strict=True):
             tokens = tuned(tokens, block)
         with torch.autocast(tokens.device.type, enabled=False):
             return self.head(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1).float())

@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from ..scene import SceneNetwork
 from .data import Record, balanced_weights
-
-_CLIPS_PER_BATCH = 16  # where logits are asked for
+from .tokens import mean_over_looks
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,12 @@ def finetune(
     arrays = list(tokens.values())
     chosen = np.flatnonzero(members)
     weights = balanced_weights([records[index] for index in chosen])
+    shares = weights / weights.sum()
     labels = torch.tensor([float(record.generated) for record in records])
     smooth = labels * (1 - config.label_smoothing) + config.label_smoothing / 2
     for step in tqdm(range(run.step, config.steps), desc=checkpoint.stem, initial=run.step, total=config.steps):
         rng = np.random.default_rng([seed, step])
-        clips = rng.choice(chosen, config.batch, p=weights / weights.sum())
+        clips = rng.choice(chosen, config.batch, p=shares)
         batch = np.stack([_draw(arrays, int(clip), config, rng) for clip in clips])
         run.learn(torch.from_numpy(batch).to(device).float(), smooth[clips].to(device))
     return run.averages
@@ -141,15 +141,13 @@ class _Run:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-@torch.inference_mode()
 def clip_logits(scene: SceneNetwork, tokens: np.ndarray, clips: np.ndarray, device: torch.device) -> np.ndarray:
     """float32 (len(clips),): of each of these clips the mean over its looks. tokens: as `tokens.upright` gives them."""
     scene = scene.to(device).eval()
-    logits = np.zeros(len(clips), np.float32)
-    for start in range(0, len(clips), _CLIPS_PER_BATCH):
-        batch = tokens[clips[start : start + _CLIPS_PER_BATCH]]
-        images = torch.from_numpy(batch.reshape(-1, *batch.shape[2:])).to(device).float()
+
+    def logits(looks: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16):
-            values = scene.logits(images)[:, 0]
-        logits[start : start + len(batch)] = values.reshape(len(batch), -1).mean(1).cpu().numpy()
-    return logits
+            return scene.logits(looks)
+
+    # A run on everything leaves no clip to ask.
+    return mean_over_looks(tokens[clips], logits, device)[:, 0] if len(clips) else np.zeros(0, np.float32)

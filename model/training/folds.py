@@ -21,7 +21,7 @@ from . import protocol
 from .data import Record, assign_folds
 from .export import build_scene_network
 from .finetune import FinetuneConfig, clip_logits, finetune
-from .tokens import upright
+from .tokens import by_look, upright
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ def _finetune_fold(fold: int, *, records: Sequence[Record], folds: np.ndarray, p
     if device.type == "cpu":
         torch.set_num_threads(1)
     scene = build_scene_network(plan.transformer)
-    shape = (len(records), -1, *scene.token_shape)
-    tokens = {variant: np.load(path, mmap_mode="r").reshape(shape) for variant, path in plan.tokens.items()}
+    tokens = {variant: by_look(np.load(path, mmap_mode="r"), scene) for variant, path in plan.tokens.items()}
     state = finetune(
         tokens, records, folds != fold, scene, config=FinetuneConfig(steps=plan.steps), device=device,
         seed=plan.seed + fold, checkpoint=file.with_suffix(".pt"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -44,8 +45,12 @@ def load_tokens(views: np.ndarray, scene: SceneNetwork, *, file: Path, device: t
 
     views: the resized ones, uint8 (N, R, K, S, S, 3). Of each view the tokens of the picture, then of its mirror image.
     """
-    rows = load_features(views, SceneTokens(scene), file=file, device=device)
-    return rows.reshape(len(views), -1, *scene.token_shape)
+    return by_look(load_features(views, SceneTokens(scene), file=file, device=device), scene)
+
+
+def by_look(rows: np.ndarray, scene: SceneNetwork) -> np.ndarray:
+    """(N, R, F), as the file of `load_tokens` holds them -> (N, 2 * R, 1 + T, W)."""
+    return rows.reshape(len(rows), -1, *scene.token_shape)
 
 
 def upright(tokens: np.ndarray) -> np.ndarray:
@@ -57,14 +62,21 @@ def load_scenes(tokens: np.ndarray, scene: SceneNetwork, *, file: Path, device: 
     """float32 (N, F): what the scenes' kernel machine reads, the mean over a clip's views; from `file`, computed first
     if it is not there. tokens: as `upright` gives them.
     """
-    return kept(file, (len(tokens), scene.num_features), partial(_scenes, tokens, scene.to(device), device))
+    compute = partial(mean_over_looks, tokens, scene.to(device).describe, device)
+    return kept(file, (len(tokens), scene.num_features), compute)
 
 
 @torch.inference_mode()
-def _scenes(tokens: np.ndarray, scene: SceneNetwork, device: torch.device) -> np.ndarray:
+def mean_over_looks(
+    tokens: np.ndarray, compute: Callable[[torch.Tensor], torch.Tensor], device: torch.device
+) -> np.ndarray:
+    """(N, L, 1 + T, W) -> float32 (N, F): the mean over a clip's looks of what `compute` makes of each.
+
+    compute: float32 (B, 1 + T, W) on the device -> (B, F).
+    """
     parts = []
-    for start in tqdm(range(0, len(tokens), _CLIPS_PER_BATCH), desc="scenes", unit="batch"):
+    for start in tqdm(range(0, len(tokens), _CLIPS_PER_BATCH), desc="reading tokens", unit="batch"):
         batch = np.array(tokens[start : start + _CLIPS_PER_BATCH])
-        described = scene.describe(torch.from_numpy(batch.reshape(-1, *batch.shape[2:])).to(device).float())
-        parts.append(described.reshape(len(batch), -1, scene.num_features).mean(1).cpu().numpy())
+        values = compute(torch.from_numpy(batch.reshape(-1, *batch.shape[2:])).to(device).float())
+        parts.append(values.reshape(len(batch), -1, values.shape[1]).mean(1).cpu().numpy())
     return np.concatenate(parts)
