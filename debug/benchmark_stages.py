@@ -20,11 +20,11 @@ import torch
 from model.config import PipelineConfig, SamplingConfig
 from model.dataset import ClipDataset, Row
 from model.decode_worker import WorkerConfig
-from model.network import Detector, ViewNetwork
+from model.network import Detector, Kind, ViewNetwork
 from model.pipeline import RunStats, available_cores, run
 from model.scoring import BatchScorer, Scorer
 from model.submission import ResultFile
-from model.transform import cut_views, trim_bars
+from model.transform import cut_views, split_views, trim_bars
 from model.video import read_clip
 from model.weights import load_manifest, load_tensors
 from model.workers import DecodePool
@@ -38,7 +38,7 @@ _SAMPLE_SECONDS = 0.2
 class Naive:
     """Seconds for `clips` clips, one after the other, and the processor seconds of their decoding.
 
-    plain_network_seconds: of the network as PyTorch runs it, every view through all of it.
+    plain_network_seconds: of the network as PyTorch runs it.
     """
 
     clips: int
@@ -73,16 +73,26 @@ class Process:
     log: list[str] = field(default_factory=list)
 
 
-def build_plain_network(weights: Path, device: torch.device) -> torch.nn.Module:
-    """The network as a submission would take it from timm: nothing folded, fused, shared or left out."""
+def build_plain_network(weights: Path, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """The network as a submission would take it from timm, nothing folded or fused: a clip's views -> its outputs."""
     manifest = load_manifest(weights)
     network = ViewNetwork(**manifest.architecture)
     network.load_state_dict(load_tensors(manifest))
-    return network.eval().to(device)
+    network.eval().to(device)
+    kinds: tuple[Kind, Kind] = "patch", "resized"
+
+    @torch.inference_mode()
+    def outputs(views: np.ndarray) -> np.ndarray:
+        parts = zip(split_views(views, manifest.views), kinds, strict=True)
+        return np.concatenate([network(torch.from_numpy(part).to(device), kind).cpu().numpy() for part, kind in parts])
+
+    return outputs
 
 
 @torch.inference_mode()
-def naive(clips: Sequence[bytes], worker: WorkerConfig, detector: Detector, plain: torch.nn.Module) -> Naive:
+def naive(
+    clips: Sequence[bytes], worker: WorkerConfig, detector: Detector, plain: Callable[[np.ndarray], np.ndarray]
+) -> Naive:
     """The serial submission: decord with its default threads, 16 frames spread evenly, then the same network.
 
     torch runs as it does by default too, all threads inside each operator. plain: see `build_plain_network`; it is
@@ -96,7 +106,6 @@ def naive(clips: Sequence[bytes], worker: WorkerConfig, detector: Detector, plai
     torch.set_num_threads(available_cores())
 
     decode_seconds = network_seconds = plain_seconds = busy_seconds = 0.0
-    patches = worker.views.num_patches
     for content in clips:
         started, busy = time.perf_counter(), processor_seconds()
         try:
@@ -107,12 +116,11 @@ def naive(clips: Sequence[bytes], worker: WorkerConfig, detector: Detector, plai
             continue
         decoded = time.perf_counter()
         busy_seconds += processor_seconds() - busy
-        views = torch.from_numpy(cut_views(trim_bars((frames,)), worker.views))
+        views = cut_views(trim_bars((frames,)), worker.views)
         cut = time.perf_counter()
-        parts = [detector.outputs(views[:patches], "patch"), detector.outputs(views[patches:], "resized")]
-        detector.score(torch.cat([part for part in parts if len(part)]).cpu().numpy())
+        detector.score(detector.clip_outputs(views))
         scored = time.perf_counter()
-        detector.score(plain(views.to(detector.device)).cpu().numpy())
+        detector.score(plain(views))
         decoded_clips += 1
         decode_seconds += decoded - started
         network_seconds += scored - decoded

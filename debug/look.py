@@ -13,7 +13,7 @@ import torch
 
 from model.config import LimitsConfig, SamplingConfig
 from model.network import Detector
-from model.transform import ViewPosition, cut_views, trim_bars, view_positions
+from model.transform import ViewPosition, cut_views, split_views, trim_bars, view_positions
 from model.video import Clip, read_clip
 
 _MAX_HEAT_VIEWS = 30  # for the heat map of one frame: some seconds on two cores
@@ -46,11 +46,11 @@ class ClipLook:
     outputs: np.ndarray  # the network's, float32 (V, D)
 
 
-def score_views(views: np.ndarray, detector: Detector) -> np.ndarray:
-    """uint8 (V, K, S, S, 3) -> outputs float32 (V, D), a few views at a time."""
+def patch_outputs(patches: np.ndarray, detector: Detector) -> np.ndarray:
+    """uint8 (P, K, S, S, 3) -> outputs float32 (P, D), a few at a time."""
     parts = [
-        detector.outputs(torch.from_numpy(views[start : start + _BATCH])).cpu().numpy()
-        for start in range(0, len(views), _BATCH)
+        detector.outputs(torch.from_numpy(patches[start : start + _BATCH]), "patch").cpu().numpy()
+        for start in range(0, len(patches), _BATCH)
     ]
     return np.concatenate(parts)
 
@@ -59,12 +59,13 @@ def look_at_clip(clip: Clip, detector: Detector) -> ClipLook:
     """Score a clip and share the evidence out to the frames its views were cut from, shown without black bars."""
     config = detector.view_config
     clip = replace(clip, runs=trim_bars(clip.runs))
-    outputs = score_views(cut_views(clip.runs, config), detector)
+    outputs = detector.clip_outputs(cut_views(clip.runs, config))
     evidence = detector.view_scores(outputs)
     positions = view_positions([run.shape[:3] for run in clip.runs], config)
     by_frame: dict[tuple[int, int], list[tuple[ViewPosition, float]]] = {}
     for position, value in zip(positions, evidence.tolist(), strict=True):
-        for frame in range(position.frame, min(position.frame + config.num_frames, len(clip.runs[position.run]))):
+        length = 1 if position.resized else config.num_frames
+        for frame in range(position.frame, min(position.frame + length, len(clip.runs[position.run]))):
             by_frame.setdefault((position.run, frame), []).append((position, value))
     frames = tuple(
         FrameLook(
@@ -123,14 +124,15 @@ def heat_map(look: ClipLook, at: FrameLook, detector: Detector) -> np.ndarray:
     height, width = run.shape[1:3]
     corners = grid_positions(height, width, config.size)
     single = replace(config, num_patches=1, num_resized=0)
-    views = [
-        cut_views([run[:, top : top + config.size, left : left + config.size]], single)[0] for top, left in corners
+    patches = [
+        split_views(cut_views([run[:, top : top + config.size, left : left + config.size]], single), single)[0][0]
+        for top, left in corners
     ]
     resized = look.outputs[config.num_patches :]
     ramp = 1.0 - np.abs(np.linspace(-1, 1, config.size + 2)[1:-1])  # (S,), positive, highest in the middle
     window = np.outer(ramp, ramp).astype(np.float32)
     total, mass = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    for (top, left), output in zip(corners, score_views(np.stack(views), detector), strict=True):
+    for (top, left), output in zip(corners, patch_outputs(np.stack(patches), detector), strict=True):
         value = detector.score(np.concatenate([np.repeat(output[None], config.num_patches, axis=0), resized]))
         part = window[: height - top, : width - left]
         total[top : top + config.size, left : left + config.size] += part * value
@@ -153,5 +155,5 @@ def score_moments(clip: Clip, detector: Detector, *, max_moments: int) -> list[t
     moments = []
     for run, frame in (starts[index] for index in kept):
         views = cut_views([clip.runs[run][frame : frame + length]], detector.view_config)
-        moments.append((run, float(clip.pts_seconds[run][frame]), detector.score(score_views(views, detector))))
+        moments.append((run, float(clip.pts_seconds[run][frame]), detector.score(detector.clip_outputs(views))))
     return moments

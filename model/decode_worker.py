@@ -53,9 +53,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of a job. shape: of the views whose bytes follow in a message of their own; None: failed."""
+    """What became of a job. decoded: the views follow in a message of their own."""
 
-    shape: tuple[int, ...] | None
+    decoded: bool
     decoder: str = ""
     note: str = ""  # why it failed, or what was lost
     decode_seconds: float = 0.0
@@ -70,9 +70,10 @@ class Reply:
     @classmethod
     def from_bytes(cls, message: bytes) -> Reply:
         """Raises: ValueError, TypeError: not a reply."""
-        values = json.loads(message)
-        shape = values.pop("shape")
-        return cls(None if shape is None else tuple(int(size) for size in shape), **values)
+        reply = cls(**json.loads(message))
+        if not isinstance(reply.decoded, bool):
+            raise TypeError(f"decoded is {reply.decoded!r}")
+        return reply
 
 
 def serve(connection: Connection, config: WorkerConfig, parent: int) -> None:
@@ -100,7 +101,7 @@ def serve(connection: Connection, config: WorkerConfig, parent: int) -> None:
         leaving = _data_bytes() - own_bytes > _RETIRE_SHARE * config.limits.worker_memory_bytes
         connection.send_bytes(replace(reply, leaving=leaving).to_bytes())
         if views is not None:
-            connection.send_bytes(memoryview(views).cast("B"))
+            connection.send_bytes(views)
         if leaving:
             return
 
@@ -110,14 +111,14 @@ def _run(source: bytes | str, decoders: tuple[str, ...], config: WorkerConfig) -
     try:
         clip = read_clip(source, config.sampling, config.limits, decoders=decoders, readers=config.readers)
         decoded = time.perf_counter()
-        views = np.ascontiguousarray(cut_views(trim_bars(clip.runs), config.views))
+        views = cut_views(trim_bars(clip.runs), config.views)
     except VideoReadError as error:
         refused = isinstance(error, RefusedError)
-        return Reply(None, note=str(error), decode_seconds=time.perf_counter() - started, refused=refused), None
+        return Reply(False, note=str(error), decode_seconds=time.perf_counter() - started, refused=refused), None
     except MemoryError:
         note = f"needs more than {config.limits.worker_memory_bytes >> 20} MiB"
-        return Reply(None, note=note, decode_seconds=time.perf_counter() - started), None
-    return Reply(views.shape, clip.decoder, clip.note, decoded - started, time.perf_counter() - decoded), views
+        return Reply(False, note=note, decode_seconds=time.perf_counter() - started), None
+    return Reply(True, clip.decoder, clip.note, decoded - started, time.perf_counter() - decoded), views
 
 
 class _LastWords:
@@ -137,7 +138,7 @@ class _LastWords:
         place = f"{os.path.basename(at.tb_frame.f_code.co_filename)}:{at.tb_lineno}"
         text = " ".join(str(error).split())[:200]
         with contextlib.suppress(OSError):
-            self._connection.send_bytes(Reply(None, note=f"{kind.__name__}: {text} ({place})", failed=True).to_bytes())
+            self._connection.send_bytes(Reply(False, note=f"{kind.__name__}: {text} ({place})", failed=True).to_bytes())
 
 
 def leave_real_time() -> None:

@@ -16,10 +16,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .fused import fuse_backbone
 from .scene import SceneArchitecture, SceneNetwork
 from .traces import FeatureNetwork
-from .transform import ViewConfig
+from .transform import ViewConfig, split_views
 from .weights import Manifest, WeightsError, load_manifest, load_tensors
 
-Kind = Literal["patch", "resized", "any"]  # of a view; "any": it may be either
+Kind = Literal["patch", "resized"]  # of a view
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -64,22 +64,21 @@ class ViewNetwork(nn.Module):
         self.register_buffer("scene_coefficients", torch.zeros(scene["num_support"]))
         self.kernel_scale, self.scene_kernel_scale = kernel_scale, scene["kernel_scale"]
 
-    def forward(self, views: torch.Tensor, kind: Kind = "any") -> torch.Tensor:
+    def forward(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
         """uint8 (B, K, S, S, 3) -> float32 (B, D): as a patch, as a resized view, as a scene, the logit.
 
         kind: of all these views; zeros stand for what does not count for it.
         """
-        streams = 1 if kind == "resized" else len(self.features.streams)
-        features = self.features(views, num_streams=streams)
+        on_patch = kind == "patch"
+        features = self.features(views, num_streams=len(self.features.streams) if on_patch else 1)
         patch, resized, scene, logits = (features.new_zeros(len(views), size) for size in self.sizes)
-        if kind != "patch":
+        if not on_patch:
             scene_features, logits = self.scene(views)
         with torch.autocast(views.device.type, enabled=False):
-            if kind != "resized":
+            if on_patch:
                 patch = self.as_patch(features)
-            if kind != "patch":
-                resized = self.as_resized(features[:, : self.as_resized.in_features])
-                scene = self.as_scene(scene_features)
+            else:
+                resized, scene = self.as_resized(features), self.as_scene(scene_features)
             return torch.cat([patch, resized, scene, logits], dim=1)
 
     @property
@@ -137,14 +136,18 @@ class Detector:
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
 
     @torch.inference_mode()
-    def outputs(self, views: torch.Tensor, kind: Kind = "any") -> torch.Tensor:
-        """uint8 (B, K, S, S, 3) of any clips, on any device -> float32 (B, D) on the detector's device.
-
-        kind: of all these views, where it is known: what does not count for it is not computed.
-        """
+    def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
+        """uint8 (B, K, S, S, 3), all of one kind, of any clips, on any device -> float32 (B, D) on the detector's."""
         views = views.to(self.device, non_blocking=True)
         with torch.autocast("cuda", dtype=torch.float16, enabled=self.device.type == "cuda"):
             return self._network(views, kind).float()
+
+    def clip_outputs(self, views: np.ndarray) -> np.ndarray:
+        """Of one clip: uint8 (num_bytes,), as `cut_views` gives them -> float32 (V, D), for `score`."""
+        kinds: tuple[Kind, Kind] = "patch", "resized"
+        parts = zip(split_views(views, self.view_config), kinds, strict=True)
+        outputs = [self.outputs(torch.from_numpy(part), kind).cpu().numpy() for part, kind in parts if len(part)]
+        return np.concatenate(outputs)
 
     def view_scores(self, outputs: np.ndarray) -> np.ndarray:
         """(V, D) -> (V,), > 0 for generated: the clip's score if all its views of the kind were this one."""

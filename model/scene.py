@@ -13,10 +13,9 @@ from typing import Any, TypedDict
 
 import timm
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from .traces import statistics_of
+from .traces import pictures, statistics_of
 
 
 class SceneArchitecture(TypedDict):
@@ -37,7 +36,7 @@ class SceneNetwork(nn.Module):
     transformer: a VisionTransformer of timm. num_blocks: of its blocks, from the first on; the later ones and the last
     normalisation are left out. num_last: so many of these, the last ones, are described, and give the logit when they
     are run again through normalisations other than the transformer's own, which stay beside them. size: of its input
-    in pixels, a multiple of its patches' size; views are shrunk to it.
+    in pixels, a multiple of its patches' size; views are resized to it.
     """
 
     def __init__(self, *, transformer: str, num_blocks: int, num_last: int, size: int) -> None:
@@ -85,9 +84,7 @@ class SceneNetwork(nn.Module):
 
     def render(self, views: torch.Tensor) -> torch.Tensor:
         """(B, K, S, S, 3) -> float32 (B, 3, size, size), normalised as the transformer's training images."""
-        frames = views[:, 0].permute(0, 3, 1, 2).float()
-        if frames.shape[-1] != self.size:
-            frames = F.interpolate(frames, size=(self.size,) * 2, mode="bilinear", antialias=True, align_corners=False)
+        frames = pictures(views[:, 0], self.size)
         origin = self.transformer.pretrained_cfg
         mean, deviation = (frames.new_tensor(origin[name]).view(3, 1, 1) for name in ("mean", "std"))
         return (frames / 255 - mean) / deviation

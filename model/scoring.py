@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from .network import Detector, Kind
+from .transform import split_views
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Scorer(Protocol):
     network_seconds: float  # spent in it so far
 
     def add(self, clip_id: str, views: np.ndarray) -> Iterator[tuple[str, float]]:
-        """Take one clip's views, uint8 (V, K, S, S, 3); yields the (id, score) that became ready."""
+        """Take one clip's views, uint8 (num_bytes,), as cut; yields the (id, score) that became ready."""
         ...
 
     def flush(self) -> Iterator[tuple[str, float]]:
@@ -111,9 +112,9 @@ class BatchScorer:
             self._use(torch.device("cpu"))
 
     def add(self, clip_id: str, views: np.ndarray) -> Iterator[tuple[str, float]]:
-        """Take one clip's views, uint8 (V, K, S, S, 3); yields what became ready."""
+        """Take one clip's views, uint8 (num_bytes,), as cut; yields what became ready."""
         self._pending.append((clip_id, views))
-        if sum(len(waiting) for _, waiting in self._pending) + len(views) > self.batch_views:  # no room for another
+        if (len(self._pending) + 1) * self.detector.view_config.num_views > self.batch_views:  # no room for another
             yield from self._launch()
 
     def flush(self) -> Iterator[tuple[str, float]]:
@@ -167,19 +168,21 @@ class BatchScorer:
                 _Batch(lost.clip_ids, lost.views, self._outputs(lost.views)[0], None) for lost in self._in_flight
             )
         self.network_seconds += time.perf_counter() - started
-        for clip_id, rows in zip(batch.clip_ids, self._by_clip(outputs.numpy(), batch.views), strict=True):
+        for clip_id, rows in zip(batch.clip_ids, self._by_clip(outputs.numpy()), strict=True):
             yield clip_id, self._score(clip_id, rows)
 
     def _by_kind(self, views: list[np.ndarray]) -> list[tuple[Kind, list[np.ndarray]]]:
         """Patches of all clips, then resized views of all clips: they take different ways through the network."""
-        patches = self.detector.view_config.num_patches
-        return [("patch", [clip[:patches] for clip in views]), ("resized", [clip[patches:] for clip in views])]
+        patches, resized = zip(*(split_views(clip, self.detector.view_config) for clip in views), strict=True)
+        return [("patch", list(patches)), ("resized", list(resized))]
 
-    def _by_clip(self, outputs: np.ndarray, views: list[np.ndarray]) -> list[np.ndarray]:
+    def _by_clip(self, outputs: np.ndarray) -> list[np.ndarray]:
         """Undo `_by_kind`: outputs (B, D) of a batch -> (V, D) of each clip."""
-        sizes = [len(part) for _, parts in self._by_kind(views) for part in parts]
-        rows = np.split(outputs, np.cumsum(sizes)[:-1])
-        return [np.concatenate(both) for both in zip(rows[: len(views)], rows[len(views) :], strict=True)]
+        config = self.detector.view_config
+        clips = len(outputs) // config.num_views
+        rows = np.split(outputs, [clips * config.num_patches])
+        parts = (part.reshape(clips, -1, outputs.shape[1]) for part in rows)
+        return list(np.concatenate(list(parts), axis=1))
 
     def _outputs(self, views: list[np.ndarray]) -> tuple[torch.Tensor, torch.cuda.Event | None]:
         """Outputs of the views of several clips, (B, D), and the event after which they can be read."""

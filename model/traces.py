@@ -87,10 +87,11 @@ class FeatureNetwork(nn.Module):
     def render(self, views: torch.Tensor, *, num_streams: int | None = None) -> torch.Tensor:
         """(B, K, S, S, 3) -> float32 (streams * B, 3, S, S). In full precision: residuals are small against 255.
 
+        Views larger than the images the backbone was trained on are shrunk to their size, which S then is.
         num_streams: only the first so many.
         """
-        first = views[:, 0].permute(0, 3, 1, 2).float()
-        second = views[:, -1].permute(0, 3, 1, 2).float()
+        size = min(views.shape[-2], self.backbone.pretrained_cfg["input_size"][-1])
+        first, second = pictures(views[:, 0], size), pictures(views[:, -1], size)
         with torch.autocast(views.device.type, enabled=False):
             return torch.cat([STREAMS[name](first, second) for name in self.streams[:num_streams]])
 
@@ -105,6 +106,14 @@ class FeatureNetwork(nn.Module):
             x = stage(x)
             yield x
         yield self.backbone.bn2(self.backbone.conv_head(x))
+
+
+def pictures(frames: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 or float (B, S, S, 3) -> float32 (B, 3, size, size) with the same levels, resized where need be."""
+    frames = frames.permute(0, 3, 1, 2).float()
+    if frames.shape[-1] == size:
+        return frames
+    return F.interpolate(frames, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def statistics_of(maps: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,12 @@
 
 A patch is a square of native-resolution pixels in a few consecutive frames: it keeps the traces of the generator and of
 the camera, which resizing would wash out, and the change from frame to frame at each pixel. A resized view is the
-largest square of the frame, left, right or between, shrunk to the same size: it shows the scene.
+largest square of one frame, left, right or between, shrunk (or enlarged): it shows the scene.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,11 +20,12 @@ class ViewConfig:
 
     num_patches: int = 4  # views at native resolution
     num_resized: int = 1  # views of the whole frame, shrunk; they come after the patches
-    num_frames: int = 2  # consecutive frames per view
-    size: int = 224  # pixels, height and width
+    num_frames: int = 2  # consecutive frames per patch; a resized view is one frame
+    size: int = 224  # pixels, height and width of a patch
+    resized_size: int = 336  # pixels, height and width of a resized view
 
     def __post_init__(self) -> None:
-        for name in ("num_patches", "num_frames", "size"):
+        for name in ("num_patches", "num_frames", "size", "resized_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_resized < 0:
@@ -34,13 +36,28 @@ class ViewConfig:
         """Views of one clip, patches and resized ones."""
         return self.num_patches + self.num_resized
 
+    @property
+    def patch_shape(self) -> tuple[int, int, int, int, int]:
+        """(P, K, S, S, 3): of one clip's patches."""
+        return self.num_patches, self.num_frames, self.size, self.size, 3
+
+    @property
+    def resized_shape(self) -> tuple[int, int, int, int, int]:
+        """(R, 1, Z, Z, 3): of one clip's resized views."""
+        return self.num_resized, 1, self.resized_size, self.resized_size, 3
+
+    @property
+    def num_bytes(self) -> int:
+        """Of one clip's views."""
+        return math.prod(self.patch_shape) + math.prod(self.resized_shape)
+
 
 @dataclass(frozen=True)
 class ViewPosition:
     """Where a view was cut: run, first frame in the run, top, left and side of the square in pixels.
 
-    resized: the square was shrunk (or enlarged) to the view's size; otherwise its side is the view's size, and
-    what lies outside a smaller frame is mirrored.
+    resized: the square was shrunk (or enlarged) to the size of resized views; otherwise its side is a patch's size,
+    and what lies outside a smaller frame is mirrored.
     """
 
     run: int
@@ -100,15 +117,11 @@ def view_positions(shapes: Sequence[tuple[int, int, int]], config: ViewConfig) -
 
     shapes: (T, H, W) of each run. Patches and resized views are each spread over all runs:
 
-        one run of 12 frames, pairs start at 0 to 10    4 patches  0  2  5  8     1 resized view  5     2  2  8
+        one run of 12 frames, pairs start at 0 to 10    4 patches  0  2  5  8     1 resized view  6     2  3  9
     """
     if not shapes:
         raise ValueError("no runs: a clip has at least one")
-    times = [
-        (run, frame)
-        for run, (length, _, _) in enumerate(shapes)
-        for frame in range(max(1, length - config.num_frames + 1))
-    ]
+    times = _times(shapes, config.num_frames)
     positions = []
     for view in range(config.num_patches):
         run, frame = times[view * len(times) // config.num_patches]
@@ -116,6 +129,7 @@ def view_positions(shapes: Sequence[tuple[int, int, int]], config: ViewConfig) -
         y, x = _PATCH_FRACTIONS[view % len(_PATCH_FRACTIONS)]
         top, left = round(y * max(0, height - config.size)), round(x * max(0, width - config.size))
         positions.append(ViewPosition(run, frame, top, left, config.size))
+    times = _times(shapes, 1)
     for view in range(config.num_resized):
         run, frame = times[(2 * view + 1) * len(times) // (2 * config.num_resized)]
         _, height, width = shapes[run]
@@ -126,22 +140,37 @@ def view_positions(shapes: Sequence[tuple[int, int, int]], config: ViewConfig) -
     return positions
 
 
+def _times(shapes: Sequence[tuple[int, int, int]], num_frames: int) -> list[tuple[int, int]]:
+    """(run, frame) of every place where so many frames start; of a shorter run its first frame."""
+    return [
+        (run, frame) for run, (length, _, _) in enumerate(shapes) for frame in range(max(1, length - num_frames + 1))
+    ]
+
+
 def cut_views(runs: Sequence[np.ndarray], config: ViewConfig) -> np.ndarray:
     """Cut the views of one clip.
 
     runs: uint8 RGB, (T_i, H, W, 3) each. Frames smaller than a patch are mirrored out to its size; a run shorter
-    than a view repeats its last frame. Returns uint8 (num_views, num_frames, size, size, 3).
+    than a patch repeats its last frame. Returns uint8 (config.num_bytes,), for `split_views`.
     """
+    views = np.empty(config.num_bytes, np.uint8)
+    patches, resized = split_views(views, config)
     positions = view_positions([run.shape[:3] for run in runs], config)
-    views = np.empty((len(positions), config.num_frames, config.size, config.size, 3), dtype=np.uint8)
     for view, at in enumerate(positions):
-        run = runs[at.run]
-        last = len(run) - 1
+        run = runs[at.run][:, at.top : at.top + at.side, at.left : at.left + at.side]
+        if at.resized:
+            resized[view - config.num_patches, 0] = _resize(run[at.frame], config.resized_size)
+            continue
         for offset in range(config.num_frames):
-            frame = run[min(at.frame + offset, last)]
-            square = frame[at.top : at.top + at.side, at.left : at.left + at.side]
-            views[view, offset] = _resize(square, config.size) if at.resized else _mirror_out(square, config.size)
+            patches[view, offset] = _mirror_out(run[min(at.frame + offset, len(run) - 1)], config.size)
     return views
+
+
+def split_views(views: np.ndarray, config: ViewConfig) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (..., num_bytes) -> patches (..., P, K, S, S, 3) and resized views (..., R, 1, Z, Z, 3), without copies."""
+    patches, resized = np.split(views, [math.prod(config.patch_shape)], axis=-1)
+    start = views.shape[:-1]
+    return patches.reshape(*start, *config.patch_shape), resized.reshape(*start, *config.resized_shape)
 
 
 def _mirror_out(patch: np.ndarray, size: int) -> np.ndarray:

@@ -19,7 +19,6 @@ _SPAWN_LOCK = threading.Lock()  # multiprocessing's own tables are not made for 
 _START_SECONDS = 60.0  # for a new worker process to import NumPy and the decoders on a busy machine
 _KILL_SECONDS = 10.0
 _MAX_REPLY_BYTES = 1 << 16
-_MAX_VIEW_BYTES = 1 << 29
 # What reading one raises that a healthy worker would not send.
 NOT_A_REPLY = (ValueError, TypeError, KeyError, AttributeError, multiprocessing.ProcessError)
 
@@ -83,7 +82,7 @@ class WorkerProcess:
             if isinstance(video, bytes):
                 connection.send_bytes(video)
             reply = read_reply(connection.recv_bytes(_MAX_REPLY_BYTES))
-            views = None if reply.shape is None else receive_views(connection, reply.shape)
+            views = receive_views(connection, self._config.views.num_bytes) if reply.decoded else None
         except (EOFError, OSError) as error:
             died = self._died(seconds)
             self.stop()
@@ -157,11 +156,9 @@ def queued_seconds(pid: int | None) -> float:
         return 0.0
 
 
-def receive_views(connection: Connection, shape: tuple[int, ...]) -> np.ndarray:
-    """The views' bytes, which follow a reply. Raises: NOT_A_REPLY: a shape that no worker sends, or too few bytes."""
-    if len(shape) != 5 or min(shape) < 1 or math.prod(shape) > _MAX_VIEW_BYTES:
-        raise ValueError(f"views of shape {shape}")
-    views = np.empty(shape, dtype=np.uint8)
-    if connection.recv_bytes_into(memoryview(views).cast("B")) != views.nbytes:
-        raise ValueError(f"views cut short of shape {shape}")
+def receive_views(connection: Connection, num_bytes: int) -> np.ndarray:
+    """The views, uint8 (num_bytes,), which follow a reply. Raises: NOT_A_REPLY: more or fewer bytes."""
+    views = np.empty(num_bytes, dtype=np.uint8)
+    if connection.recv_bytes_into(memoryview(views)) != num_bytes:
+        raise ValueError(f"views cut short of {num_bytes} bytes")
     return views

@@ -31,7 +31,7 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """views: uint8 (V, K, S, S, 3), or None with the reason in `note`. seconds: wall time in the worker."""
+    """views: uint8 (num_bytes,), as cut, or None with the reason in `note`. seconds: wall time in the worker."""
 
     id: str
     views: np.ndarray | None

@@ -120,8 +120,8 @@ def test_from_clips_to_weights_in_one_command(shared_clips: Path, repository: Pa
     arguments += ["--device", "cpu", "--workers", "1", "--folds", "2", "--steps", "2"]
     assert main(arguments) == 0
     detector = load_detector(tmp_path / "out", torch.device("cpu"))
-    outputs = detector.outputs(torch.zeros(detector.view_config.num_views, 2, 224, 224, 3, dtype=torch.uint8))
-    assert np.isfinite(detector.score(outputs.numpy()))
+    outputs = detector.clip_outputs(np.zeros(detector.view_config.num_bytes, np.uint8))
+    assert np.isfinite(detector.score(outputs))
     with (tmp_path / "out" / "cross_validation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8 and all(np.isfinite(float(row["score_clean"]) + float(row["score_post"])) for row in rows)

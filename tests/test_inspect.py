@@ -10,8 +10,9 @@ import torch
 
 from debug import inspect_video, look
 from model.config import LimitsConfig, SamplingConfig
+from model.network import Kind
 from model.training.postprocess import encode
-from model.transform import ViewConfig
+from model.transform import ViewConfig, split_views
 from model.video import Clip, read_clip
 from tests.clip_folder import render_frames
 
@@ -21,10 +22,14 @@ SIZE = 32
 class Brightness:
     """Stands in for the detector: bright is generated. Its score is linear, so every figure can be worked out."""
 
-    view_config = ViewConfig(num_patches=4, num_resized=2, num_frames=2, size=SIZE)
+    view_config = ViewConfig(num_patches=4, num_resized=2, num_frames=2, size=SIZE, resized_size=SIZE)
 
-    def outputs(self, views: torch.Tensor) -> torch.Tensor:
+    def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
         return views.float().mean(dim=(1, 2, 3, 4))[:, None] / 128 - 1
+
+    def clip_outputs(self, views: np.ndarray) -> np.ndarray:
+        patches, resized = map(torch.from_numpy, split_views(views, self.view_config))
+        return torch.cat([self.outputs(patches, "patch"), self.outputs(resized, "resized")]).numpy()
 
     def score(self, outputs: np.ndarray) -> float:
         assert outputs.shape == (self.view_config.num_views, 1)
@@ -132,8 +137,8 @@ def test_the_score_is_the_one_that_the_submission_gets(videos: Path) -> None:
     detector = Brightness()
     (verdict,) = inspect_video.inspect([videos / "bright.mkv"], detector)  # type: ignore[arg-type]
     clip = read_clip((videos / "bright.mkv").read_bytes(), SamplingConfig(), LimitsConfig())
-    views = torch.from_numpy(cut_views(trim_bars(clip.runs), detector.view_config))
-    assert verdict.score == pytest.approx(detector.score(detector.outputs(views).numpy()))
+    views = cut_views(trim_bars(clip.runs), detector.view_config)
+    assert verdict.score == pytest.approx(detector.score(detector.clip_outputs(views)))
 
 
 def test_folders_files_and_absent_paths(videos: Path) -> None:

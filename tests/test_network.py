@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from model.network import Detector, fold_batch_norms, load_detector
+from model.network import Detector, Kind, fold_batch_norms, load_detector
+from model.scene import SceneNetwork
 from model.traces import STREAMS, FeatureNetwork
-from model.training.export import SCENE, WEIGHTS_NAME, build_scene_network, export_weights
+from model.training.export import SCENE, WEIGHTS_NAME, build_scene_network, export_weights, resize_positions
 from model.training.fit import Head
 from model.transform import ViewConfig
 from model.weights import WeightsError, load_manifest
 
 BACKBONE = "tf_efficientnet_lite0"
-VIEWS = ViewConfig(num_resized=2, size=64)
+VIEWS = ViewConfig(num_resized=2, size=64, resized_size=64)
 CPU = torch.device("cpu")
 
 
@@ -68,29 +68,46 @@ def detector(weights: Path) -> Detector:
     return load_detector(weights, CPU)
 
 
+def _outputs(detector: Detector, views: torch.Tensor) -> np.ndarray:
+    """Of one clip's patches, then resized views: (V, D)."""
+    return torch.cat([detector.outputs(views[:4], "patch"), detector.outputs(views[4:], "resized")]).numpy()
+
+
+@pytest.mark.parametrize("kind", ["patch", "resized"])
 @pytest.mark.parametrize("batch", [1, 3, 5])
-def test_outputs_do_not_depend_on_the_batch(detector: Detector, batch: int) -> None:
+def test_outputs_do_not_depend_on_the_batch(detector: Detector, batch: int, kind: Kind) -> None:
     views = _views(12)
-    whole = detector.outputs(views)
-    parts = torch.cat([detector.outputs(part) for part in views.split(batch)])
+    whole = detector.outputs(views, kind)
+    parts = torch.cat([detector.outputs(part, kind) for part in views.split(batch)])
     torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
 
 
-def test_leaving_out_what_does_not_count_keeps_the_score(detector: Detector) -> None:
-    """Before, a resized view went through all streams for nothing."""
+def test_each_kind_of_view_gives_its_own_outputs_only(detector: Detector) -> None:
+    outputs = _outputs(detector, _views(VIEWS.num_views))
+    assert outputs[:4, :5].all() and not outputs[:4, 5:].any()
+    assert not outputs[4:, :5].any() and outputs[4:, 5:].all()
+
+
+def test_a_clips_outputs_are_those_of_its_views(detector: Detector) -> None:
     views = _views(VIEWS.num_views)
-    patches, resized = detector.outputs(views[:4], "patch"), detector.outputs(views[4:], "resized")
-    whole = detector.outputs(views)
-    torch.testing.assert_close(patches[:, :5], whole[:4, :5], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(resized[:, 5:], whole[4:, 5:], atol=1e-4, rtol=1e-4)
-    assert not patches[:, 5:].any() and not resized[:, :5].any() and resized[:, 14].all()
-    parts = torch.cat([patches, resized]).numpy()
-    assert detector.score(parts) == pytest.approx(detector.score(whole.numpy()), abs=1e-4)
-    assert detector.view_scores(parts) == pytest.approx(detector.view_scores(whole.numpy()), abs=1e-4)
+    flat = np.concatenate([views[:4].numpy().ravel(), views[4:, :1].numpy().ravel()])
+    np.testing.assert_allclose(detector.clip_outputs(flat), _outputs(detector, views), atol=1e-4, rtol=1e-4)
+
+
+def test_a_large_resized_view_is_shrunk_for_the_convolutions(weights: Path) -> None:
+    """They were trained on 224 pixels, and are fused for even maps only, which 336 pixels do not give."""
+    network = FeatureNetwork(backbone=BACKBONE, streams=("colours",))
+    views = torch.zeros(2, 1, 336, 336, 3, dtype=torch.uint8)
+    views[:, :, :168] = 255
+    pictures = network.render(views)
+    assert pictures.shape == (2, 3, 224, 224)
+    assert pictures[..., :110, :].numpy() == pytest.approx(1.0) and pictures[..., 114:, :].numpy() == pytest.approx(
+        -127 / 128
+    )
 
 
 def test_score_is_the_documented_formula(detector: Detector, weights: Path) -> None:
-    outputs = detector.outputs(_views(VIEWS.num_views)).numpy()
+    outputs = _outputs(detector, _views(VIEWS.num_views))
     from safetensors.numpy import load_file
 
     tensors = load_file(weights / "detector.safetensors")
@@ -107,7 +124,7 @@ def test_score_is_the_documented_formula(detector: Detector, weights: Path) -> N
 
 
 def test_view_scores_agree_when_all_views_are_alike(detector: Detector) -> None:
-    outputs = detector.outputs(_views(1).expand(VIEWS.num_views, -1, -1, -1, -1)).numpy()
+    outputs = _outputs(detector, _views(1).expand(VIEWS.num_views, -1, -1, -1, -1))
     assert detector.view_scores(outputs) == pytest.approx([detector.score(outputs)] * VIEWS.num_views, abs=1e-3)
 
 
@@ -130,6 +147,20 @@ def test_the_transformer_sees_the_scene_not_the_size() -> None:
     assert torch.nn.functional.cosine_similarity(one, other).min() > 0.999
     # A few large channels make all pictures alike by that measure; the distance between two scenes tells more.
     assert (one - other).norm(dim=1).max() < 0.3 * (one[0] - one[1]).norm()
+
+
+def test_position_embeddings_follow_the_size_of_the_picture() -> None:
+    """CLIP has them for 224 pixels: places in between get what lies between, the class token keeps its own."""
+    network = SceneNetwork(**SCENE | {"num_blocks": 1, "num_last": 1, "size": 336})
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 14), torch.linspace(0, 1, 14), indexing="ij")
+    places = torch.stack([rows, columns], dim=-1).reshape(1, 196, 2)
+    embeddings = torch.cat([torch.full((1, 1, 2), 7.0), places], dim=1)
+    larger = resize_positions(embeddings, network)
+    assert larger.shape == (1, 1 + 21 * 21, 2) and larger[0, 0].tolist() == [7.0, 7.0]
+    grid = larger[0, 1:].reshape(21, 21, 2)
+    assert grid[10, 10].tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
+    assert (grid[1:, :, 0] > grid[:-1, :, 0]).all() and (grid[:, 1:, 1] > grid[:, :-1, 1]).all()
+    torch.testing.assert_close(resize_positions(larger, network), larger)
 
 
 def test_without_resized_views_a_score_is_still_had(weights: Path, tmp_path: Path) -> None:
@@ -219,9 +250,8 @@ def test_the_committed_weights_load(repository: Path) -> None:
     manifest = load_manifest(repository / "weights")
     detector = load_detector(repository / "weights", CPU)
     assert detector.view_config == manifest.views
-    views = _views(manifest.views.num_views)
-    views = views.repeat_interleave(4, 2).repeat_interleave(4, 3)[:, :, : manifest.views.size, : manifest.views.size]
-    score = detector.score(detector.outputs(views).numpy())
+    views = np.random.default_rng(0).integers(0, 256, manifest.views.num_bytes, np.uint8)
+    score = detector.score(detector.clip_outputs(views))
     assert np.isfinite(score)
     assert abs(score) < 50
-    assert dataclasses.asdict(manifest.views)["size"] == 224
+    assert (manifest.views.size, manifest.views.resized_size) == (224, manifest.architecture["scene"]["size"])

@@ -53,7 +53,7 @@ def views(worker: WorkerConfig) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def expected(detector: Detector, views: dict[str, np.ndarray]) -> dict[str, float]:
     """The plain way: one clip after the other."""
-    return {name: detector.score(detector.outputs(torch.from_numpy(value)).numpy()) for name, value in views.items()}
+    return {name: detector.score(detector.clip_outputs(value)) for name, value in views.items()}
 
 
 def score_all(scorer: BatchScorer, views: dict[str, np.ndarray]) -> dict[str, float]:
@@ -94,7 +94,7 @@ class _Limited:
         self._detector, self._most, self.device = detector, most, CPU
         self.score, self.view_config = detector.score, detector.view_config
 
-    def outputs(self, views: torch.Tensor, kind: Kind = "any") -> torch.Tensor:
+    def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
         if len(views) > self._most:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate too much")
         return self._detector.outputs(views, kind)

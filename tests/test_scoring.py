@@ -30,9 +30,9 @@ class MeanDetector:
 
     def __init__(self, device: torch.device = CPU) -> None:
         self.device = device
-        self.view_config = ViewConfig(num_patches=2, num_resized=1)
+        self.view_config = ViewConfig(num_patches=2, num_resized=1, size=8, resized_size=8)
 
-    def outputs(self, views: torch.Tensor, kind: Kind = "any") -> torch.Tensor:
+    def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
         if (views == BAD).any():
             raise RuntimeError("shape '[7]' is invalid for input of size 8")
         means = views.float().mean(dim=(1, 2, 3, 4))
@@ -47,7 +47,7 @@ class MeanDetector:
 
 
 def views_of(value: int) -> np.ndarray:
-    return np.full((3, 2, 8, 8, 3), value, dtype=np.uint8)
+    return np.full(MeanDetector().view_config.num_bytes, value, dtype=np.uint8)
 
 
 def score_all(scorer: BatchScorer, values: list[int]) -> dict[str, float]:
@@ -77,7 +77,7 @@ def test_the_clip_that_breaks_the_network_costs_itself(batch_views, caplog):
 )  # fmt: skip
 def test_every_kind_of_memory_shortage_halves_the_batch(message):
     class Small(MeanDetector):
-        def outputs(self, views: torch.Tensor, kind: Kind = "any") -> torch.Tensor:
+        def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
             if len(views) > 1:
                 raise RuntimeError(message)
             return super().outputs(views, kind)
@@ -92,7 +92,7 @@ def test_memory_of_the_failed_attempt_is_free_before_the_next(monkeypatch):
     held, alive = [], []
 
     class Greedy(MeanDetector):
-        def outputs(self, views: torch.Tensor, kind: Kind = "any") -> torch.Tensor:
+        def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
             activations = views.float()
             if len(views) > 1:
                 held.append(weakref.ref(activations))
@@ -109,7 +109,7 @@ def test_no_memory_at_all_ends():
     """Not even one view fits: every clip is told so, instead of trying for ever."""
 
     class Full(MeanDetector):
-        def outputs(self, views: torch.Tensor, kind: Kind = "any") -> torch.Tensor:
+        def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     scores = score_all(BatchScorer(lambda _: Full(), CPU, batch_views=6), [1, 2, 3])  # type: ignore[arg-type,return-value]

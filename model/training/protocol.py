@@ -14,11 +14,9 @@ from .fit import FitConfig, Head, Projection, fit_head, fit_projection, fuse
 MEASURED = (AS_FOUND, PROCESSED)
 
 
-def pool_views(features: np.ndarray, num_patches: int, num_streams: int) -> np.ndarray:
-    """(N, V, F) -> float32 (N, F + F / num_streams): mean over the patches; of the resized views the first stream."""
-    patches = features[:, :num_patches].astype(np.float32).mean(axis=1)
-    first_stream = features[:, num_patches:, : features.shape[2] // num_streams]
-    return np.concatenate([patches, first_stream.astype(np.float32).mean(axis=1)], axis=1)
+def pool_views(patches: np.ndarray, resized: np.ndarray) -> np.ndarray:
+    """Features of patches (N, P, F) and of resized views (N, R, G) -> float32 (N, F + G), the mean over each."""
+    return np.concatenate([part.astype(np.float32).mean(axis=1) for part in (patches, resized)], axis=1)
 
 
 def fit_shared_projection(features: Mapping[str, np.ndarray], config: FitConfig) -> Projection:

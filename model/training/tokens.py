@@ -43,7 +43,7 @@ class SceneTokens(nn.Module):
 def load_tokens(views: np.ndarray, scene: SceneNetwork, *, file: Path, device: torch.device) -> np.ndarray:
     """float16 (N, 2 * R, 1 + T, W), memory-mapped, from `file`, computed first if it is not there.
 
-    views: the resized ones, uint8 (N, R, K, S, S, 3). Of each view the tokens of the picture, then of its mirror image.
+    views: the resized ones, uint8 (N, R, 1, Z, Z, 3). Of each view the tokens of the picture, then of its mirror image.
     """
     return by_look(load_features(views, SceneTokens(scene), file=file, device=device), scene)
 
