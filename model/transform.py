@@ -22,7 +22,7 @@ class ViewConfig:
     num_resized: int = 1  # views of the whole frame, shrunk; they come after the patches
     num_frames: int = 2  # consecutive frames per patch; a resized view is one frame
     size: int = 224  # pixels, height and width of a patch
-    resized_size: int = 336  # pixels, height and width of a resized view
+    resized_size: int = 224  # pixels, height and width of a resized view
 
     def __post_init__(self) -> None:
         for name in ("num_patches", "num_frames", "size", "resized_size"):
@@ -117,11 +117,15 @@ def view_positions(shapes: Sequence[tuple[int, int, int]], config: ViewConfig) -
 
     shapes: (T, H, W) of each run. Patches and resized views are each spread over all runs:
 
-        one run of 12 frames, pairs start at 0 to 10    4 patches  0  2  5  8     1 resized view  6     2  3  9
+        one run of 12 frames, pairs start at 0 to 10    4 patches  0  2  5  8     1 resized view  5     2  2  8
     """
     if not shapes:
         raise ValueError("no runs: a clip has at least one")
-    times = _times(shapes, config.num_frames)
+    times = [
+        (run, frame)
+        for run, (length, _, _) in enumerate(shapes)
+        for frame in range(max(1, length - config.num_frames + 1))
+    ]
     positions = []
     for view in range(config.num_patches):
         run, frame = times[view * len(times) // config.num_patches]
@@ -129,7 +133,6 @@ def view_positions(shapes: Sequence[tuple[int, int, int]], config: ViewConfig) -
         y, x = _PATCH_FRACTIONS[view % len(_PATCH_FRACTIONS)]
         top, left = round(y * max(0, height - config.size)), round(x * max(0, width - config.size))
         positions.append(ViewPosition(run, frame, top, left, config.size))
-    times = _times(shapes, 1)
     for view in range(config.num_resized):
         run, frame = times[(2 * view + 1) * len(times) // (2 * config.num_resized)]
         _, height, width = shapes[run]
@@ -138,13 +141,6 @@ def view_positions(shapes: Sequence[tuple[int, int, int]], config: ViewConfig) -
         top, left = round(share * (height - side)), round(share * (width - side))
         positions.append(ViewPosition(run, frame, top, left, side, resized=True))
     return positions
-
-
-def _times(shapes: Sequence[tuple[int, int, int]], num_frames: int) -> list[tuple[int, int]]:
-    """(run, frame) of every place where so many frames start; of a shorter run its first frame."""
-    return [
-        (run, frame) for run, (length, _, _) in enumerate(shapes) for frame in range(max(1, length - num_frames + 1))
-    ]
 
 
 def cut_views(runs: Sequence[np.ndarray], config: ViewConfig) -> np.ndarray:

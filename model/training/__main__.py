@@ -40,7 +40,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m model.training", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="manifest.csv or real/<source>/, generated/<source>/")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, manifest and scores")
-    parser.add_argument("--cache", type=Path, default=Path("cache"), help="views and features (11 GB a 1,000 clips)")
+    parser.add_argument("--cache", type=Path, default=Path("cache"), help="views and features (7 GB a 1,000 clips)")
     parser.add_argument("--folds", type=int, default=10, help="folds of the cross-validation")
     parser.add_argument("--steps", type=int, default=FinetuneConfig().steps, help="of tuning the transformer, per fold")
     parser.add_argument("--transformer", type=Path, default=_COMMITTED, help="safetensors that hold it, untuned")

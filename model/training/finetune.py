@@ -29,7 +29,7 @@ class FinetuneConfig:
 
     steps: int = 300
     batch: int = 32
-    kept_tokens: float = 0.25  # share of the tokens of a picture that one step sees, beside the class token
+    kept_tokens: float = 0.5  # share of the tokens of a picture that one step sees, beside the class token
     learning_rate: float = 1e-3
     warm_up_steps: int = 50
     weight_decay: float = 0.01
