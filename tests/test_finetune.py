@@ -129,7 +129,8 @@ def test_from_clips_to_weights_in_one_command(shared_clips: Path, repository: Pa
     assert manifest["record"]["clips"] == 8 and "tuned blocks alone" in manifest["record"]["cross_validation"]
 
     cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("[fst]*") if path.is_file()}
-    assert len(cached) == 3 * 3 + 2 * 3  # features, tokens, scenes by variant; state and checkpoint of folds and whole
+    # Features of both kinds of views, tokens, scenes by variant; state and checkpoint of folds and whole.
+    assert len(cached) == 4 * 3 + 2 * 3
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in cached} == cached
 

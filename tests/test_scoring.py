@@ -30,7 +30,7 @@ class MeanDetector:
 
     def __init__(self, device: torch.device = CPU) -> None:
         self.device = device
-        self.view_config = ViewConfig(num_patches=2, num_resized=1, size=8, resized_size=8)
+        self.view_config = ViewConfig(num_patches=2, num_resized=1, size=8, resized_size=12)
 
     def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
         if (views == BAD).any():
