@@ -20,11 +20,11 @@ import torch
 from model.config import PipelineConfig, SamplingConfig
 from model.dataset import ClipDataset, Row
 from model.decode_worker import WorkerConfig
-from model.network import Detector, Kind, ViewNetwork
+from model.network import Detector, ViewNetwork, clip_outputs
 from model.pipeline import RunStats, available_cores, run
 from model.scoring import BatchScorer, Scorer
 from model.submission import ResultFile
-from model.transform import cut_views, split_views, trim_bars
+from model.transform import cut_views, trim_bars
 from model.video import read_clip
 from model.weights import load_manifest, load_tensors
 from model.workers import DecodePool
@@ -79,14 +79,7 @@ def build_plain_network(weights: Path, device: torch.device) -> Callable[[np.nda
     network = ViewNetwork(**manifest.architecture)
     network.load_state_dict(load_tensors(manifest))
     network.eval().to(device)
-    kinds: tuple[Kind, Kind] = "patch", "resized"
-
-    @torch.inference_mode()
-    def outputs(views: np.ndarray) -> np.ndarray:
-        parts = zip(split_views(views, manifest.views), kinds, strict=True)
-        return np.concatenate([network(torch.from_numpy(part).to(device), kind).cpu().numpy() for part, kind in parts])
-
-    return outputs
+    return lambda views: clip_outputs(views, manifest.views, lambda part, kind: network(part.to(device), kind))
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -144,10 +144,7 @@ class Detector:
 
     def clip_outputs(self, views: np.ndarray) -> np.ndarray:
         """Of one clip: uint8 (num_bytes,), as `cut_views` gives them -> float32 (V, D), for `score`."""
-        kinds: tuple[Kind, Kind] = "patch", "resized"
-        parts = zip(split_views(views, self.view_config), kinds, strict=True)
-        outputs = [self.outputs(torch.from_numpy(part), kind).cpu().numpy() for part, kind in parts if len(part)]
-        return np.concatenate(outputs)
+        return clip_outputs(views, self.view_config, self.outputs)
 
     def view_scores(self, outputs: np.ndarray) -> np.ndarray:
         """(V, D) -> (V,), > 0 for generated: the clip's score if all its views of the kind were this one."""
@@ -174,6 +171,15 @@ class Detector:
         weight = self._calibration
         kernels = weight["kernel"] * self._traces(traces) + weight["scene"] * self._scenes(scene)
         return float(kernels + weight["tuned"] * logit + weight["offset"])
+
+
+def clip_outputs(
+    views: np.ndarray, config: ViewConfig, outputs: Callable[[torch.Tensor, Kind], torch.Tensor]
+) -> np.ndarray:
+    """Of one clip: uint8 (num_bytes,) -> float32 (V, D). outputs: of views of one kind, such as `Detector.outputs`."""
+    kinds: tuple[Kind, Kind] = "patch", "resized"
+    parts = zip(split_views(views, config), kinds, strict=True)
+    return np.concatenate([outputs(torch.from_numpy(part), kind).cpu().numpy() for part, kind in parts if len(part)])
 
 
 def _mean(rows: np.ndarray) -> np.ndarray:

@@ -180,9 +180,8 @@ class BatchScorer:
         """Undo `_by_kind`: outputs (B, D) of a batch -> (V, D) of each clip."""
         config = self.detector.view_config
         clips = len(outputs) // config.num_views
-        rows = np.split(outputs, [clips * config.num_patches])
-        parts = (part.reshape(clips, -1, outputs.shape[1]) for part in rows)
-        return list(np.concatenate(list(parts), axis=1))
+        patches, resized = (np.split(part, clips) for part in np.split(outputs, [clips * config.num_patches]))
+        return [np.concatenate(both) for both in zip(patches, resized, strict=True)]
 
     def _outputs(self, views: list[np.ndarray]) -> tuple[torch.Tensor, torch.cuda.Event | None]:
         """Outputs of the views of several clips, (B, D), and the event after which they can be read."""

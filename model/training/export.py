@@ -76,8 +76,8 @@ def build_scene_network(source: Path) -> SceneNetwork:
 
 def resize_positions(embeddings: torch.Tensor, network: SceneNetwork) -> torch.Tensor:
     """Position embeddings for pictures of any size, (1, 1 + T', W) -> those for the network's, (1, 1 + T, W)."""
-    side = network.size // int(network.transformer.patch_embed.patch_size[0])
-    return resample_abs_pos_embed(embeddings, new_size=[side, side], num_prefix_tokens=1)
+    grid = network.transformer.patch_embed.grid_size
+    return resample_abs_pos_embed(embeddings, new_size=list(grid), num_prefix_tokens=1)
 
 
 def export_weights(

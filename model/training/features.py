@@ -50,7 +50,7 @@ class FirstStream(torch.nn.Module):
         return self.network.statistics(x, num_streams=1)
 
 
-_CLIPS_PER_BATCH = 2  # 2 clips x 5 views x 3 streams fill two cores
+_CLIPS_PER_BATCH = 2  # 2 clips x 4 patches x 3 streams fill two cores
 
 
 def load_features(views: np.ndarray, network: Frozen, *, file: Path, device: torch.device) -> np.ndarray:
