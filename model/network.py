@@ -13,7 +13,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .fused import fuse_backbone
+from .fused import fuse_backbone, pack_linear_layers
 from .scene import SceneArchitecture, SceneNetwork
 from .traces import FeatureNetwork
 from .transform import ViewConfig, split_views
@@ -87,11 +87,12 @@ class ViewNetwork(nn.Module):
         return self.as_patch.out_features, self.as_resized.out_features, self.as_scene.out_features, 1
 
     @torch.inference_mode()
-    def fuse_convolutions(self, size: int) -> None:
-        """For a CPU, after `fold_batch_norms`. size: of the views, in pixels."""
+    def prepare_for_cpu(self, size: int) -> None:
+        """The same function, faster on a CPU; after `fold_batch_norms`. size: of the views, in pixels."""
         image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
         image = image.contiguous(memory_format=torch.channels_last)
         self.features.backbone = fuse_backbone(self.features.backbone, image)
+        pack_linear_layers(self.scene.transformer)
 
 
 class _KernelMachine(NamedTuple):
@@ -132,7 +133,7 @@ class Detector:
         self._calibration = {name: float(value) for name, value in manifest.calibration.items()}
         self._network = fold_batch_norms(network.eval()).to(device)
         if device.type == "cpu":
-            self._network.fuse_convolutions(manifest.views.size)
+            self._network.prepare_for_cpu(manifest.views.size)
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
 
     @torch.inference_mode()

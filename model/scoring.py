@@ -30,7 +30,7 @@ from .transform import split_views
 log = logging.getLogger(__name__)
 
 _CPU_VIEWS_PER_CORE = 12
-_CPU_VIEWS_PER_CALL = 4  # few enough for most maps to stay in a core's cache
+_CPU_VIEWS_PER_CALL = 2  # few enough for maps to come from the heap: larger ones cost page faults
 _CUDA_BATCH_LIMIT = 512
 _CUDA_BYTES_PER_VIEW = 48 << 20  # activations of one 224 px view in half precision, generously
 _CUDA_MEMORY_SHARE = 0.5  # of what is free

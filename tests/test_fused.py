@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
@@ -10,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from model.fused import FusedBlock, fuse_backbone
+from model.fused import FusedBlock, PackedLinear, fuse_backbone, pack_linear_layers
 from model.network import fold_batch_norms
 
 
@@ -62,3 +63,34 @@ def test_other_networks_and_builds_are_left_alone(
     assert "the network runs unfused" in caplog.text
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert fuse_backbone(backbone, _images(1, 64)) is backbone
+
+
+def test_packed_linear_layers_give_the_same_values() -> None:
+    torch.manual_seed(0)
+    plain: Any = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, depth=2).eval()
+    packed = copy.deepcopy(plain)
+    pack_linear_layers(packed)
+    layers = [module for module in packed.modules() if isinstance(module, PackedLinear)]
+    assert len(layers) == 2 * 4, "queries with keys and values, projection and both of the MLP in each block"
+    with torch.inference_mode():
+        for count in (1, 3):
+            torch.testing.assert_close(packed(_images(count, 224)), plain(_images(count, 224)), atol=1e-5, rtol=1e-4)
+        no_bias = nn.Sequential(nn.Linear(20, 7, bias=False))
+        tokens = torch.rand(2, 5, 20)
+        expected = no_bias(tokens)
+        pack_linear_layers(no_bias)
+        torch.testing.assert_close(no_bias(tokens), expected)
+
+
+def test_linear_layers_are_left_alone_where_they_cannot_be_packed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = nn.Sequential(nn.Linear(20, 7), nn.ReLU())
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedLinear, "forward", lambda self, x: x[:, :7])  # other values
+        pack_linear_layers(network)
+    assert type(network[0]) is nn.Linear
+    assert "a linear layer runs as it is, slower: fused it gives other values" in caplog.text
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    pack_linear_layers(network)
+    assert type(network[0]) is nn.Linear
