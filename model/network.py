@@ -1,14 +1,15 @@
-"""The network: traces in patches, the scene in the shrunk frame; kernel machines and a logit; one score a clip."""
+"""The network: traces in patches, the scene in the shrunk frame; support vector machines decide; one score a clip."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -20,71 +21,93 @@ from .transform import ViewConfig, split_views
 from .weights import Manifest, WeightsError, load_manifest, load_tensors
 
 Kind = Literal["patch", "resized"]  # of a view
+MACHINES = ("traces", "scenes", "class_tokens")  # kernel machines, by what they read
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
-class ViewNetwork(nn.Module):
-    """Views -> their shares in the clip's places in the kernel machines' spaces, and the tuned blocks' logit.
+class MachineArchitecture(TypedDict):
+    """What the manifest says of a kernel machine."""
 
-    A clip has two places. Among the traces it is the sum of the mean over its patches and the mean over its resized
-    views, each through a linear map of its own; of a resized view only the colours count. Among the scenes it is the
-    mean over its resized views, and so is its logit.
-    """
+    num_components: int
+    num_support: int
+    kernel_scale: float
+
+
+class KernelMachine(nn.Module):
+    """A Gaussian support vector machine, computed in double precision on the host. support: (M, P)."""
 
     support: torch.Tensor
     coefficients: torch.Tensor
-    scene_support: torch.Tensor
-    scene_coefficients: torch.Tensor
+
+    def __init__(self, *, num_components: int, num_support: int, kernel_scale: float) -> None:
+        super().__init__()
+        self.register_buffer("support", torch.zeros(num_support, num_components))
+        self.register_buffer("coefficients", torch.zeros(num_support))
+        self.kernel_scale = kernel_scale
+
+    def on_host(self) -> Callable[[np.ndarray], float]:
+        """A function of a place, (P,), that gives its raw score."""
+        support, coefficients = self.support.double().cpu().numpy(), self.coefficients.double().cpu().numpy()
+
+        def raw_score(place: np.ndarray) -> float:
+            squared_distances = ((support - place) ** 2).sum(axis=1)
+            return float(np.exp(-self.kernel_scale * squared_distances) @ coefficients)
+
+        return raw_score
+
+
+class ViewNetwork(nn.Module):
+    """Views -> their shares in the clip's places in the kernel machines' spaces, and the linear machine's raw score.
+
+    A clip's place among the traces is the sum of the mean over its patches and the mean over its resized views, each
+    through a linear map of its own; of a resized view only the colours count. Its places among the scenes and among
+    their class tokens are means over its resized views, and so is the linear machine's raw score of the scene.
+    """
 
     def __init__(
         self,
         *,
         backbone: str,
         streams: Sequence[str],
-        num_components: int,
-        num_support: int,
-        kernel_scale: float,
         scene: SceneArchitecture,
+        machines: Mapping[str, MachineArchitecture],
     ) -> None:
         super().__init__()
         if streams[0] != "colours":
             raise ValueError(f"the first stream is {streams[0]!r}; it must be 'colours', which all parts share")
+        self.machines = nn.ModuleDict({name: KernelMachine(**machines[name]) for name in MACHINES})
+        traces, scenes, class_tokens = (machines[name]["num_components"] for name in MACHINES)
         self.features = FeatureNetwork(backbone=backbone, streams=streams)
-        self.as_patch = nn.Linear(self.features.num_features, num_components)
-        self.as_resized = nn.Linear(self.features.num_features // len(streams), num_components, bias=False)
-        self.scene = SceneNetwork(
-            transformer=scene["transformer"], num_blocks=scene["num_blocks"], num_last=scene["num_last"],
-            size=scene["size"],
-        )  # fmt: skip
-        self.as_scene = nn.Linear(self.scene.num_features, scene["num_components"])
-        self.register_buffer("support", torch.zeros(num_support, num_components))
-        self.register_buffer("coefficients", torch.zeros(num_support))
-        self.register_buffer("scene_support", torch.zeros(scene["num_support"], scene["num_components"]))
-        self.register_buffer("scene_coefficients", torch.zeros(scene["num_support"]))
-        self.kernel_scale, self.scene_kernel_scale = kernel_scale, scene["kernel_scale"]
+        self.as_patch = nn.Linear(self.features.num_features, traces)
+        self.as_resized = nn.Linear(self.features.num_features // len(streams), traces, bias=False)
+        self.scene = SceneNetwork(**scene)
+        self.as_scene = nn.Linear(self.scene.num_features, scenes)
+        self.as_class_tokens = nn.Linear(self.scene.num_features // 3, class_tokens)
+        self.linear = nn.Linear(self.scene.num_features, 1)
 
     def forward(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
-        """uint8 (B, K, S, S, 3) -> float32 (B, D): as a patch, as a resized view, as a scene, the logit.
+        """uint8 (B, K, S, S, 3) -> float32 (B, D): parts of the sizes `sizes`, in its order.
 
         kind: of all these views; zeros stand for what does not count for it.
         """
         on_patch = kind == "patch"
         features = self.features(views, num_streams=len(self.features.streams) if on_patch else 1)
-        patch, resized, scene, logits = (features.new_zeros(len(views), size) for size in self.sizes)
-        if not on_patch:
-            scene_features, logits = self.scene(views)
+        if on_patch:
+            with torch.autocast(views.device.type, enabled=False):
+                return F.pad(self.as_patch(features), (0, sum(self.sizes[1:])))
+        scene = self.scene(views)
         with torch.autocast(views.device.type, enabled=False):
-            if on_patch:
-                patch = self.as_patch(features)
-            else:
-                resized, scene = self.as_resized(features), self.as_scene(scene_features)
-            return torch.cat([patch, resized, scene, logits], dim=1)
+            class_tokens = self.as_class_tokens(self.scene.class_tokens(scene))
+            parts = self.as_resized(features), self.as_scene(scene), class_tokens, self.linear(scene)
+            return F.pad(torch.cat(parts, dim=1), (self.sizes[0], 0))
 
     @property
-    def sizes(self) -> tuple[int, int, int, int]:
-        """Of the parts of the output."""
-        return self.as_patch.out_features, self.as_resized.out_features, self.as_scene.out_features, 1
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """Of the output's parts: as a patch, as a resized view, as a scene, its class tokens, the raw score."""
+        layers = self.as_patch, self.as_resized, self.as_scene, self.as_class_tokens
+        patch, resized, scene, class_tokens = (layer.out_features for layer in layers)
+        return patch, resized, scene, class_tokens, 1
 
     @torch.inference_mode()
     def prepare_for_cpu(self, size: int) -> None:
@@ -95,26 +118,12 @@ class ViewNetwork(nn.Module):
         pack_linear_layers(self.scene.transformer)
 
 
-class _KernelMachine(NamedTuple):
-    """A Gaussian support vector machine, in double precision on the host. support: (M, P); coefficients: (M,)."""
-
-    support: np.ndarray
-    coefficients: np.ndarray
-    scale: float
-
-    def __call__(self, place: np.ndarray) -> float:
-        """(P,) -> raw score."""
-        squared_distances = ((self.support - place) ** 2).sum(axis=1)
-        return float(np.exp(-self.scale * squared_distances) @ self.coefficients)
-
-
 class _Parts(NamedTuple):
-    """The outputs of one clip's views, by kind. traces of both kinds have one space: (P, C) and (R, C)."""
+    """The outputs of one clip's views, by kind. Traces of both kinds have one space."""
 
-    patches: np.ndarray
-    resized: np.ndarray
-    scenes: np.ndarray  # (R, S), of the resized views
-    logits: np.ndarray  # (R,), of the resized views
+    patches: np.ndarray  # (P, C)
+    resized: np.ndarray  # (R, C)
+    scenes: np.ndarray  # (R, S), what else resized views give: two places and a raw score
 
 
 class Detector:
@@ -125,12 +134,8 @@ class Detector:
         self.device = device
         self._sizes = network.sizes
 
-        def machine(support: torch.Tensor, coefficients: torch.Tensor, scale: float) -> _KernelMachine:
-            return _KernelMachine(support.double().cpu().numpy(), coefficients.double().cpu().numpy(), scale)
-
-        self._traces = machine(network.support, network.coefficients, network.kernel_scale)
-        self._scenes = machine(network.scene_support, network.scene_coefficients, network.scene_kernel_scale)
-        self._calibration = {name: float(value) for name, value in manifest.calibration.items()}
+        self._machines = {name: cast(KernelMachine, machine).on_host() for name, machine in network.machines.items()}
+        self._offset = float(manifest.calibration["offset"])
         self._network = fold_batch_norms(network.eval()).to(device)
         if device.type == "cpu":
             self._network.prepare_for_cpu(manifest.views.size)
@@ -150,28 +155,29 @@ class Detector:
     def view_scores(self, outputs: np.ndarray) -> np.ndarray:
         """(V, D) -> (V,), > 0 for generated: the clip's score if all its views of the kind were this one."""
         parts = self._split(outputs)
-        patch, resized, scene, logit = map(_mean, parts)
-        scores = [self._score(place + resized, scene, float(logit)) for place in parts.patches]
-        views = zip(parts.resized, parts.scenes, parts.logits, strict=True)
-        return np.array(scores + [self._score(patch + place, view, own) for place, view, own in views])
+        patch, resized, scene = map(_mean, parts)
+        scores = [self._score(place + resized, scene) for place in parts.patches]
+        pairs = zip(parts.resized, parts.scenes, strict=True)
+        return np.array(scores + [self._score(patch + place, own) for place, own in pairs])
 
     def score(self, outputs: np.ndarray) -> float:
         """Calibrated log-likelihood ratio of one clip from the outputs of its views, (V, D)."""
-        patch, resized, scene, logit = map(_mean, self._split(outputs))
-        return self._score(patch + resized, scene, float(logit))
+        patch, resized, scene = map(_mean, self._split(outputs))
+        return self._score(patch + resized, scene)
 
     def _split(self, outputs: np.ndarray) -> _Parts:
         if len(outputs) != self.view_config.num_views:
             raise ValueError(f"outputs of {len(outputs)} views; a clip has {self.view_config.num_views}")
-        patch, resized, scene, logit = np.split(outputs.astype(np.float64), np.cumsum(self._sizes)[:-1], axis=1)
+        patch, resized, scene = np.split(outputs.astype(np.float64), np.cumsum(self._sizes[:2]), axis=1)
         count = self.view_config.num_patches
-        return _Parts(patch[:count], resized[count:], scene[count:], logit[count:, 0])
+        return _Parts(patch[:count], resized[count:], scene[count:])
 
-    def _score(self, traces: np.ndarray, scene: np.ndarray, logit: float) -> float:
-        """Both kernel machines and the tuned blocks' logit, fused by the calibration."""
-        weight = self._calibration
-        kernels = weight["kernel"] * self._traces(traces) + weight["scene"] * self._scenes(scene)
-        return float(kernels + weight["tuned"] * logit + weight["offset"])
+    def _score(self, traces: np.ndarray, scene: np.ndarray) -> float:
+        """What all the machines say, added up. scene: two places and the linear machine's raw score."""
+        place, class_tokens, (linear,) = np.split(scene, np.cumsum(self._sizes[2:4]))
+        places = {"traces": traces, "scenes": place, "class_tokens": class_tokens}
+        kernels = sum(machine(places[name]) for name, machine in self._machines.items())
+        return float(kernels + linear + self._offset)
 
 
 def clip_outputs(
@@ -206,6 +212,6 @@ def load_detector(folder: Path, device: torch.device) -> Detector:
     try:
         network = ViewNetwork(**manifest.architecture)
         network.load_state_dict(load_tensors(manifest), strict=True)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{manifest.file} does not fit the architecture in {manifest.path}: {error}") from error
     return Detector(network, manifest, device)

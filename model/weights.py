@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 class WeightsError(Exception):

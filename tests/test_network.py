@@ -15,7 +15,7 @@ from model.network import Detector, Kind, fold_batch_norms, load_detector
 from model.scene import SceneNetwork
 from model.traces import STREAMS, FeatureNetwork
 from model.training.export import SCENE, WEIGHTS_NAME, build_scene_network, export_weights, resize_positions
-from model.training.fit import Head
+from model.training.fit import Head, LinearHead
 from model.transform import ViewConfig
 from model.weights import WeightsError, load_manifest
 
@@ -35,7 +35,7 @@ def _views(count: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights with made-up heads over two streams, scenes, and what a tuned transformer says."""
+    """Weights with made-up heads over two streams and scenes."""
     folder = tmp_path_factory.mktemp("weights")
     streams = ("colours", "difference")
     features = FeatureNetwork(backbone=BACKBONE, streams=streams).num_features
@@ -52,13 +52,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             kernel_scale=scale,
         )
 
-    heads = made_up_head(features + features // 2, 5, 7, 0.1), made_up_head(scene.num_features, 4, 6, 0.2)
-    torch.manual_seed(0)
-    for parameter in scene.head.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+    heads = {
+        "traces": made_up_head(features + features // 2, 5, 7, 0.1),
+        "scenes": made_up_head(scene.num_features, 4, 6, 0.2),
+        "class_tokens": made_up_head(scene.num_features // 3, 3, 8, 0.3),
+    }
+    linear = LinearHead(rng.normal(0, 0.02, scene.num_features), 0.75)
     export_weights(
-        folder, *heads, backbone=BACKBONE, streams=streams, scene=scene, views=VIEWS,
-        calibration={"kernel": 2.0, "scene": 1.5, "tuned": 0.5, "offset": -0.3}, record={},
+        folder, heads, linear, backbone=BACKBONE, streams=streams, scene=scene, views=VIEWS,
+        offset=-0.3, record={},
     )  # fmt: skip
     return folder
 
@@ -114,13 +116,35 @@ def test_score_is_the_documented_formula(detector: Detector, weights: Path) -> N
     place = outputs[:4, :5].mean(0) + outputs[4:, 5:10].mean(0)
     scene = outputs[4:, 10:14].mean(0)
 
-    def kernel(prefix: str, scale: float, place: np.ndarray) -> float:
+    def kernel(name: str, scale: float, place: np.ndarray) -> float:
+        prefix = f"machines.{name}."
         machine = zip(tensors[f"{prefix}coefficients"], tensors[f"{prefix}support"], strict=True)
-        return sum(weight * np.exp(-scale * np.sum((support - place) ** 2)) for weight, support in machine)
+        return 0.25 + sum(weight * np.exp(-scale * np.sum((support - place) ** 2)) for weight, support in machine)
 
-    expected = 2.0 * (kernel("", 0.1, place) + 0.25) + 1.5 * (kernel("scene_", 0.2, scene) + 0.25)
-    expected += 0.5 * outputs[4:, -1].mean() - 0.3
+    expected = kernel("traces", 0.1, place) + kernel("scenes", 0.2, scene)
+    expected += kernel("class_tokens", 0.3, outputs[4:, 14:17].mean(0)) + outputs[4:, 17].mean() - 0.3
     assert detector.score(outputs) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_parts_of_the_output_are_what_they_are_named_for(detector: Detector, weights: Path) -> None:
+    """Each from the whole description of the scene or from its class tokens, as the file has the maps."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(weights / WEIGHTS_NAME)
+    views = _views(2)
+    network = build_scene_network(weights / WEIGHTS_NAME)
+    with torch.inference_mode():
+        scene = network(views)
+        given = detector.outputs(views, "resized")
+    blocks = scene.split(3 * 768, dim=1)
+    class_tokens = torch.cat([block[:, :768] for block in blocks], dim=1)
+    for read, name, part in (
+        (scene, "as_scene", slice(10, 14)),
+        (class_tokens, "as_class_tokens", slice(14, 17)),
+        (scene, "linear", slice(17, 18)),
+    ):
+        expected = read @ tensors[f"{name}.weight"].float().T + tensors[f"{name}.bias"].float()
+        torch.testing.assert_close(given[:, part], expected, atol=1e-3, rtol=1e-3)
 
 
 def test_view_scores_agree_when_all_views_are_alike(detector: Detector) -> None:
@@ -130,7 +154,7 @@ def test_view_scores_agree_when_all_views_are_alike(detector: Detector) -> None:
 
 def test_a_wrong_number_of_views_is_refused(detector: Detector) -> None:
     with pytest.raises(ValueError, match="outputs of 5 views; a clip has 6"):
-        detector.score(np.zeros((5, 15), np.float32))
+        detector.score(np.zeros((5, 18), np.float32))
 
 
 def test_the_transformer_sees_the_scene_not_the_size() -> None:
@@ -142,7 +166,7 @@ def test_the_transformer_sees_the_scene_not_the_size() -> None:
     large = torch.nn.functional.interpolate(coarse, size=(448, 448), mode="bicubic").clamp(0, 255)
     small = torch.nn.functional.interpolate(large, size=(224, 224), mode="area")
     with torch.inference_mode():
-        one, other = (network(part.permute(0, 2, 3, 1)[:, None])[0] for part in (large, small))
+        one, other = (network(part.permute(0, 2, 3, 1)[:, None]) for part in (large, small))
     assert one.shape == (2, network.num_features)
     assert torch.nn.functional.cosine_similarity(one, other).min() > 0.999
     # A few large channels make all pictures alike by that measure; the distance between two scenes tells more.
@@ -240,7 +264,7 @@ def test_damaged_and_missing_weights_are_refused(weights: Path, tmp_path: Path) 
 def test_weights_of_another_architecture_are_refused(weights: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(weights, tmp_path / "copy")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["architecture"]["num_components"] = 6
+    manifest["architecture"]["machines"]["traces"]["num_components"] = 6
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(WeightsError, match="does not fit the architecture"):
         load_detector(folder, CPU)

@@ -25,12 +25,23 @@ from model.training.evaluate import (
     summarise,
     write_scores,
 )
-from model.training.fit import FitConfig, fit_head, fit_projection, fuse, merge_heads
+from model.training.fit import (
+    FitConfig,
+    fit_head,
+    fit_linear_head,
+    fit_projection,
+    fit_scaling,
+    fuse,
+    merge_heads,
+    merge_linear_heads,
+)
 from model.training.protocol import (
     calibrate,
     fit_experts,
-    fit_shared_projection,
     fuse_across,
+    importance,
+    kernel_machine,
+    linear_machine,
     out_of_fold_evidence,
     pool_views,
 )
@@ -195,14 +206,46 @@ def test_the_kernel_machine_learns_what_no_plane_can() -> None:
     np.testing.assert_allclose(twice.raw_scores(features[test]), 2 * head.raw_scores(features[test]), rtol=1e-6)
 
 
+def test_the_linear_machine_is_a_direction_in_raw_features() -> None:
+    rng = np.random.default_rng(0)
+    generated = np.arange(400) % 2 == 0
+    # Units and origins of the features differ; only one of them tells.
+    features = rng.normal(size=(400, 12)) + np.outer(np.where(generated, 2.0, -2.0), np.eye(12)[3])
+    features = (features * np.geomspace(0.01, 100, 12) + np.linspace(-50, 50, 12)).astype(np.float32)
+    train, test = slice(0, 300), slice(300, None)
+    head = fit_linear_head(features[train], generated[train], np.ones(300), fit_scaling(features[train]))
+    scores = head.raw_scores(features[test])
+    assert ((scores > 0) == generated[test]).mean() > 0.9
+    assert np.abs(head.direction * features.std(0)).argmax() == 3
+    twice = merge_linear_heads([head, head], [0.5, 1.5])
+    np.testing.assert_allclose(twice.raw_scores(features[test]), 2 * scores, rtol=1e-6)
+    heavier = fit_linear_head(
+        features[train], generated[train], np.where(generated[train], 9.0, 1.0), fit_scaling(features)
+    )
+    assert (heavier.raw_scores(features) > 0).mean() > (head.raw_scores(features) > 0).mean()
+
+
 def test_fusion_gives_log_likelihood_ratios() -> None:
     rng = np.random.default_rng(0)
     generated = rng.random(20_000) < 0.5
     # Two normal densities at +1 and -1 with deviation 1: the ratio's logarithm is 2 x.
     evidence = (rng.normal(size=20_000) + np.where(generated, 1, -1))[:, None]
-    weights, offset = fuse([evidence, evidence], generated, np.ones(20_000))
+    weights, offset = fuse([evidence, evidence], np.ones(1), generated, np.ones(20_000))
     assert weights == pytest.approx([2.0], rel=0.05)
     assert offset == pytest.approx(0.0, abs=0.05)
+
+
+def test_kinds_of_evidence_count_alike_whatever_their_units_and_pieces() -> None:
+    rng = np.random.default_rng(0)
+    generated = rng.random(20_000) < 0.5
+    evidence = rng.normal(size=(20_000, 3)) + np.where(generated, 1, -1)[:, None]
+    one, other = {cache.AS_FOUND: evidence[:, :2]}, {cache.AS_FOUND: evidence[:, 2:]}
+    shares = importance([one, other])
+    assert shares.tolist() == [0.5, 0.5, 1.0]
+    weights, _ = fuse([evidence], shares, generated, np.ones(20_000))
+    assert weights[:2].sum() == pytest.approx(weights[2], rel=0.02)
+    in_other_units, _ = fuse([evidence * [1, 1, 1000]], shares, generated, np.ones(20_000))
+    assert in_other_units == pytest.approx(weights / [1, 1, 1000])
 
 
 def test_cross_validation_holds_families_out() -> None:
@@ -216,12 +259,12 @@ def test_cross_validation_holds_families_out() -> None:
     variants = {cache.AS_FOUND: features, cache.PROCESSED: features}
     folds = assign_folds(records, 4)
     config = FitConfig(num_components=10)
-    projection = fit_shared_projection(variants, config)
-    evidence = out_of_fold_evidence(variants, records, folds, projection, config)
-    scores = fuse_across(evidence, records, folds)
-    assert balanced_accuracy(scores[cache.AS_FOUND], group(records))[0] < 0.75
-    inside = fit_experts(variants, records, np.ones(len(records), bool), projection, config)[0].raw_scores(features)
-    assert ((inside > 0) == generated).mean() == 1
+    for fit in (kernel_machine(variants, config), linear_machine(variants)):
+        evidence = out_of_fold_evidence(variants, records, folds, fit)
+        scores = fuse_across(evidence, importance([evidence]), records, folds)
+        assert balanced_accuracy(scores[cache.AS_FOUND], group(records))[0] < 0.75
+        inside = fit_experts(variants, records, np.ones(len(records), bool), fit)[0].raw_scores(features)
+        assert ((inside > 0) == generated).mean() > 0.9
 
 
 def test_scores_are_log_likelihood_ratios_whatever_the_numbers_of_clips() -> None:
@@ -230,7 +273,7 @@ def test_scores_are_log_likelihood_ratios_whatever_the_numbers_of_clips() -> Non
     records = [record for index, record in enumerate(records) if record.generated or index % 3 == 0]
     generated = np.array([record.generated for record in records])
     evidence = np.random.default_rng(0).normal(np.where(generated, 1.0, -1.0))[:, None]
-    shares, offset = calibrate([evidence, evidence], records)
+    shares, offset = calibrate([evidence, evidence], np.ones(1), records)
     assert shares == pytest.approx([2.0], abs=0.25)
     assert offset == pytest.approx(0.0, abs=0.15)
 

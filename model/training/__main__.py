@@ -20,17 +20,17 @@ from . import cache, protocol
 from .data import LabelledDataError, Record, assign_folds, fingerprint, load_records
 from .evaluate import family_recalls, metadata_only_scores, summarise, write_scores
 from .export import SCENE, WEIGHTS_NAME, build_feature_network, build_scene_network, export_weights
-from .features import FirstStream, load_features
-from .finetune import FinetuneConfig
-from .fit import FitConfig, Head, merge_heads
-from .folds import FoldPlan, finetune_folds
-from .tokens import load_scenes, load_tokens, upright
+from .features import FirstStream, load_features, load_scenes
+from .fit import FitConfig, merge_heads, merge_linear_heads
 
 VIEWS = ViewConfig()  # what script.py cuts; everything is learnt from these and measured on them
 BACKBONE = "tf_efficientnet_lite0"
 STREAMS = ("colours", "upsampling", "difference")
-FIT_TRACES = FitConfig(num_components=250)
-FIT_SCENES = FitConfig(num_components=250, kernel_width=2.0)
+KERNEL_MACHINES = {  # by what they read
+    "traces": FitConfig(num_components=250),
+    "scenes": FitConfig(num_components=250, kernel_width=2.0),
+    "class_tokens": FitConfig(num_components=250, kernel_width=2.0),
+}
 _COMMITTED = Path(__file__).resolve().parents[2] / "weights" / WEIGHTS_NAME
 
 Features = Mapping[str, np.ndarray]  # variant -> clip features, float32 (N, D)
@@ -40,11 +40,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m model.training", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="manifest.csv or real/<source>/, generated/<source>/")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, manifest and scores")
-    parser.add_argument("--cache", type=Path, default=Path("cache"), help="views and features (7 GB a 1,000 clips)")
+    parser.add_argument("--cache", type=Path, default=Path("cache"), help="views and features (3 GB a 1,000 clips)")
     parser.add_argument("--folds", type=int, default=10, help="folds of the cross-validation")
-    parser.add_argument("--steps", type=int, default=FinetuneConfig().steps, help="of tuning the transformer, per fold")
-    parser.add_argument("--transformer", type=Path, default=_COMMITTED, help="safetensors that hold it, untuned")
-    parser.add_argument("--seed", type=int, default=0, help="seed of folds and tuning")
+    parser.add_argument("--transformer", type=Path, default=_COMMITTED, help="safetensors that hold it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the folds")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="decoding processes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the networks")
     return parser.parse_args(arguments)
@@ -65,7 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     traces, scenes = {}, {}
     of_scene = "_".join(map(str, SCENE.values()))
-    files = {variant: folder / f"tokens_{of_scene}_{variant}.npy" for variant in views}
     features, device = build_feature_network(BACKBONE, STREAMS), torch.device(options.device)
     for variant, array in views.items():
         patches, resized = split_views(array, VIEWS)
@@ -74,15 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = folder / f"features_{BACKBONE}_resized_{variant}.npy"
         of_resized = load_features(resized, FirstStream(features), file=file, device=device)
         traces[variant] = protocol.pool_views(of_patches, of_resized)
-        tokens = load_tokens(resized, scene, file=files[variant], device=device)
         file = folder / f"scenes_{of_scene}_{variant}.npy"
-        scenes[variant] = load_scenes(upright(tokens), scene, file=file, device=device)
-    plan = FoldPlan(folder, files, options.transformer, options.folds, options.steps, options.seed, options.device)
-    tuned, logits = finetune_folds(records, plan)
-    scene.load_state_dict(tuned, strict=False)
+        scenes[variant] = load_scenes(resized, scene, file=file, device=device)
     build_weights(
-        traces, scenes, logits, records, scene=scene, out=options.out, num_folds=options.folds, seed=options.seed,
-        command=f"python -m model.training --folds {options.folds} --steps {options.steps} --seed {options.seed}",
+        traces, scenes, records, scene=scene, out=options.out, num_folds=options.folds, seed=options.seed,
+        command=f"python -m model.training --folds {options.folds} --seed {options.seed}",
     )  # fmt: skip
     return 0
 
@@ -90,7 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_weights(
     traces: Features,
     scenes: Features,
-    logits: Features,
     records: Sequence[Record],
     *,
     scene: SceneNetwork,
@@ -101,38 +94,47 @@ def build_weights(
 ) -> dict[str, Any]:
     """Cross-validate, fit on everything, write weights, manifest and out-of-fold scores. Returns the measured figures.
 
-    traces, scenes: the two kinds of clip features. logits: of tuning without the clip's fold, (N,). scene: tuned on
-    everything.
+    traces, scenes: the two kinds of clip features.
     """
     folds = assign_folds(records, num_folds, seed=seed)
     everyone = np.ones(len(records), bool)
-    columns: list[dict[str, np.ndarray]] = []  # by kind of evidence: variant -> (N, 1 or 2)
-    experts: list[list[Head]] = []  # by kind of features
-    for features, config in ((traces, FIT_TRACES), (scenes, FIT_SCENES)):
-        projection = protocol.fit_shared_projection(features, config)
-        columns.append(protocol.out_of_fold_evidence(features, records, folds, projection, config))
-        experts.append(protocol.fit_experts(features, records, everyone, projection, config))
-    columns.append({variant: logits[variant][:, None] for variant in protocol.MEASURED})
-    evidence = {variant: np.hstack([part[variant] for part in columns]) for variant in protocol.MEASURED}
-    scores = protocol.fuse_across(evidence, records, folds)
+    classes = {variant: scene.class_tokens(array) for variant, array in scenes.items()}
+    features = {"traces": traces, "scenes": scenes, "class_tokens": classes}
+    kernels = {name: protocol.kernel_machine(features[name], config) for name, config in KERNEL_MACHINES.items()}
+    linear = protocol.linear_machine(scenes)
+    columns = {  # kind of evidence -> variant -> (N, pieces)
+        **{name: protocol.out_of_fold_evidence(features[name], records, folds, fit) for name, fit in kernels.items()},
+        "linear": protocol.out_of_fold_evidence(scenes, records, folds, linear),
+    }
+    kinds = list(columns.values())
+    evidence = {variant: np.hstack([part[variant] for part in kinds]) for variant in protocol.MEASURED}
+    importance = protocol.importance(kinds)
+    scores = protocol.fuse_across(evidence, importance, records, folds)
     measured: dict[str, Any] = {variant: summarise(column, records) for variant, column in scores.items()}
-    for name, part in zip(("traces alone", "scenes alone", "tuned blocks alone"), columns, strict=True):
-        fused = protocol.fuse_across(part, records, folds)
-        measured[name] = {variant: summarise(column, records) for variant, column in fused.items()}
+    for name, part in columns.items():
+        fused = protocol.fuse_across(part, protocol.importance([part]), records, folds)
+        measured[f"{name.replace('_', ' ')} alone"] = {
+            variant: summarise(column, records) for variant, column in fused.items()
+        }
     measured["metadata only (a warning)"] = summarise(metadata_only_scores(records, folds), records)
     measured["recall by family, as found"] = family_recalls(scores[cache.AS_FOUND], records)
     print(json.dumps(measured, indent=2))
-    shares, offset = protocol.calibrate(list(evidence.values()), records)
-    *by_kind, logit_share = np.split(shares, np.cumsum([len(heads) for heads in experts]))
-    merged = [merge_heads(heads, part.tolist()) for heads, part in zip(experts, by_kind, strict=True)]
+    shares, offset = protocol.calibrate(list(evidence.values()), importance, records)
+    ends = np.cumsum([part[cache.AS_FOUND].shape[1] for part in kinds])
+    by_kind = dict(zip(columns, (part.tolist() for part in np.split(shares, ends[:-1])), strict=True))
+    heads = {
+        name: merge_heads(protocol.fit_experts(features[name], records, everyone, fit), by_kind[name])
+        for name, fit in kernels.items()
+    }
     export_weights(
         out,
-        *merged,
+        heads,
+        merge_linear_heads(protocol.fit_experts(scenes, records, everyone, linear), by_kind["linear"]),
         backbone=BACKBONE,
         streams=STREAMS,
         scene=scene,
         views=VIEWS,
-        calibration={"kernel": 1.0, "scene": 1.0, "tuned": float(logit_share[0]), "offset": offset},
+        offset=offset,
         record={
             "command": command,
             "commit": _commit(),

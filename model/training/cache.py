@@ -21,12 +21,11 @@ from .data import LabelledDataError, Record
 
 AS_FOUND = "clean"  # read as in the challenge
 PROCESSED = "post"  # the fixed post-processed copy that is measured, and learnt from in other families
-VARIANTS = (AS_FOUND, PROCESSED, "a1")
+VARIANTS = (AS_FOUND, PROCESSED)
 
 _SOURCE_FRAMES = 20  # read for a post-processed copy: a higher frame rate needs more than a run has
 _KEPT_FRAMES = 8  # of a copy: an encoder looks ahead; its views come from the first of them
-_MAX_PIXELS = {PROCESSED: 1_000_000}  # larger frames are cut or shrunk to this first
-_MAX_PIXELS_OTHERS = 450_000
+_MAX_PIXELS = 1_000_000  # of a copy: larger frames are cut or shrunk to this first
 
 
 def build_views(
@@ -92,7 +91,7 @@ def process(frames_thwc: np.ndarray, variant: str, file: str) -> np.ndarray:
     for step in [step for step in chain if step[0] == "frame_rate"]:  # first, while all frames are there
         frames_thwc = postprocess.apply_chain(frames_thwc, [step], rng)
     frames_thwc = frames_thwc[:_KEPT_FRAMES]
-    frames_thwc = _bound(frames_thwc, rng, _MAX_PIXELS.get(variant, _MAX_PIXELS_OTHERS))
+    frames_thwc = _bound(frames_thwc, rng, _MAX_PIXELS)
     return postprocess.apply_chain(frames_thwc, [step for step in chain if step[0] != "frame_rate"], rng)
 
 

@@ -23,7 +23,7 @@ from ..scene import SceneNetwork
 from ..traces import FeatureNetwork
 from ..transform import ViewConfig
 from ..weights import FORMAT_VERSION, MANIFEST_NAME
-from .fit import Head
+from .fit import Head, LinearHead
 
 WEIGHTS_NAME = "detector.safetensors"
 SCENE: dict[str, Any] = {
@@ -57,7 +57,7 @@ def build_feature_network(backbone: str, streams: Sequence[str]) -> FeatureNetwo
 
 
 def build_scene_network(source: Path) -> SceneNetwork:
-    """The transformer, not tuned, from weights of this project or from what `pretrained` wrote. Raises: ValueError."""
+    """The transformer from weights of this project or from what `pretrained` wrote. Raises: ValueError."""
     network = SceneNetwork(**SCENE)
     try:
         stored = unpack(load_file(source))
@@ -70,7 +70,6 @@ def build_scene_network(source: Path) -> SceneNetwork:
             f"{source} does not hold the transformer ({error}); take this repository's weights/{WEIGHTS_NAME},"
             " or make it anew with `python -m model.training.pretrained`"
         ) from error
-    network.start_tuning()
     return network.eval()
 
 
@@ -82,63 +81,62 @@ def resize_positions(embeddings: torch.Tensor, network: SceneNetwork) -> torch.T
 
 def export_weights(
     folder: Path,
-    head: Head,
-    scene_head: Head,
+    heads: Mapping[str, Head],
+    linear: LinearHead,
     *,
     backbone: str,
     streams: Sequence[str],
     scene: SceneNetwork,
     views: ViewConfig,
-    calibration: dict[str, float],
+    offset: float,
     record: dict[str, Any],
 ) -> None:
     """Write the weights, then the manifest that holds their hash; each appears whole or not at all.
 
-    head: fitted on clip features: mean over patches of all streams, mean over resized views of the colours.
-    scene: with its tuned state. scene_head: fitted on the mean over resized views of what `scene` describes.
-    calibration: weights "kernel" and "scene" of the heads' raw scores, "tuned" of the logit, "offset".
+    heads: "traces", fitted on the mean over patches of all streams, then the mean over resized views of the colours;
+    "scenes", fitted on the mean over resized views of what `scene` gives; "class_tokens", on the part of it that
+    `scene.class_tokens` picks. linear: fitted on all of it. The sum of their raw scores and `offset` is the score.
     record: how it was made and measured, for the manifest.
     """
     features = build_feature_network(backbone, streams)
-    architecture = {
-        "backbone": backbone,
-        "streams": list(streams),
-        "num_components": head.projection.shape[1],
-        "num_support": len(head.support),
-        "kernel_scale": head.kernel_scale,
-        "scene": SCENE
-        | {
-            "num_components": scene_head.projection.shape[1],
-            "num_support": len(scene_head.support),
-            "kernel_scale": scene_head.kernel_scale,
-        },
+    machines = {
+        name: {
+            "num_components": head.projection.shape[1],
+            "num_support": len(head.support),
+            "kernel_scale": head.kernel_scale,
+        }
+        for name, head in heads.items()
     }
+    architecture: dict[str, Any] = {
+        "backbone": backbone, "streams": list(streams), "scene": SCENE, "machines": machines
+    }  # fmt: skip
     network = ViewNetwork(**architecture)
-    half, resized = features.num_features, network.as_resized.in_features
-    if head.projection.shape[0] != half + resized:
-        raise ValueError(f"the head takes {head.projection.shape[0]} features; the network gives {half} + {resized}")
+    traces, half = heads["traces"], features.num_features
+    taken = half + network.as_resized.in_features
+    if traces.projection.shape[0] != taken:
+        raise ValueError(f"the head takes {traces.projection.shape[0]} features; the network gives {taken}")
     state = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
-    state["as_patch.weight"] = _tensor(head.projection[:half].T)
-    state["as_patch.bias"] = _tensor(head.origin)
-    state["as_resized.weight"] = _tensor(head.projection[half:].T)
-    state["support"] = _tensor(head.support)
-    state["coefficients"] = _tensor(head.coefficients)
     state |= {f"scene.{name}": tensor for name, tensor in scene.state_dict().items()}
-    state["as_scene.weight"] = _tensor(scene_head.projection.T)
-    state["as_scene.bias"] = _tensor(scene_head.origin)
-    state["scene_support"] = _tensor(scene_head.support)
-    state["scene_coefficients"] = _tensor(scene_head.coefficients)
+    state["as_patch.weight"] = _tensor(traces.projection[:half].T)
+    state["as_patch.bias"] = _tensor(traces.origin)
+    state["as_resized.weight"] = _tensor(traces.projection[half:].T)
+    for layer, name in (("as_scene", "scenes"), ("as_class_tokens", "class_tokens")):
+        state[f"{layer}.weight"] = _tensor(heads[name].projection.T)
+        state[f"{layer}.bias"] = _tensor(heads[name].origin)
+    state["linear.weight"] = _tensor(linear.direction[None])
+    state["linear.bias"] = _tensor(np.array([linear.intercept]))
+    for name, head in heads.items():
+        state[f"machines.{name}.support"] = _tensor(head.support)
+        state[f"machines.{name}.coefficients"] = _tensor(head.coefficients)
     network.load_state_dict(state, strict=True)
     content = save(store(network.state_dict()))
-    offset = calibration["offset"] + calibration["kernel"] * head.intercept
-    offset += calibration["scene"] * scene_head.intercept
     manifest = {
         "format_version": FORMAT_VERSION,
         "file": WEIGHTS_NAME,
         "sha256": hashlib.sha256(content).hexdigest(),
         "views": dataclasses.asdict(views),
         "architecture": architecture,
-        "calibration": {**calibration, "offset": offset},
+        "calibration": {"offset": offset + sum(head.intercept for head in heads.values())},
         "record": record,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, cast
@@ -12,6 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..fused import pack_linear_layers
+from ..scene import SceneNetwork
 from ..traces import FeatureNetwork
 
 
@@ -51,6 +55,7 @@ class FirstStream(torch.nn.Module):
 
 
 _CLIPS_PER_BATCH = 2  # 2 clips x 4 patches x 3 streams fill two cores
+_SCENES_PER_BATCH = 4
 
 
 def load_features(views: np.ndarray, network: Frozen, *, file: Path, device: torch.device) -> np.ndarray:
@@ -64,6 +69,27 @@ def load_features(views: np.ndarray, network: Frozen, *, file: Path, device: tor
         return _compute(views, network, statistics(network, device))
 
     return kept(file, (len(views), views.shape[1], network.num_features), compute)
+
+
+def load_scenes(views: np.ndarray, scene: SceneNetwork, *, file: Path, device: torch.device) -> np.ndarray:
+    """float32 (N, F), memory-mapped, from `file`, computed first if it is not there: means over a clip's views.
+
+    views: the resized ones, uint8 (N, R, 1, Z, Z, 3). In full precision, as inference on a CPU does it.
+    """
+    return kept(file, (len(views), scene.num_features), partial(_scenes, views, scene, device))
+
+
+@torch.inference_mode()
+def _scenes(views: np.ndarray, scene: SceneNetwork, device: torch.device) -> np.ndarray:
+    network = copy.deepcopy(scene).to(device).eval()
+    if device.type == "cpu":
+        pack_linear_layers(network.transformer)
+    parts = []
+    for start in tqdm(range(0, len(views), _SCENES_PER_BATCH), desc="scenes", unit="batch"):
+        batch = np.array(views[start : start + _SCENES_PER_BATCH])
+        described = network(torch.from_numpy(batch.reshape(-1, *batch.shape[2:])).to(device))
+        parts.append(described.reshape(*batch.shape[:2], -1).mean(1).cpu().numpy())
+    return np.concatenate(parts)
 
 
 def kept(file: Path, shape: tuple[int, ...], compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Features -> the linear maps and the kernel machine of `network.ViewNetwork`, and its calibration."""
+"""Features -> the linear maps and the machines of `network.ViewNetwork`, and the fusion of what they say."""
 
 from __future__ import annotations
 
@@ -46,6 +46,26 @@ def _gaussian_kernel(a: np.ndarray, b: np.ndarray, scale: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class LinearHead:
+    """A fitted decision that is linear in clip features (D,)."""
+
+    direction: np.ndarray  # (D,), on raw features
+    intercept: float
+
+    def raw_scores(self, features: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N,), not calibrated, > 0 leans to generated."""
+        return features @ self.direction + self.intercept
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Standardised features, their squared length 1 in the mean; fitted without labels."""
+
+    mean: np.ndarray  # (D,)
+    unit: np.ndarray  # (D,)
+
+
+@dataclass(frozen=True)
 class Projection:
     """Standardised principal components, and the kernel's width among them; fitted without labels."""
 
@@ -81,6 +101,22 @@ def fit_head(
     return Head(projection.matrix, projection.origin, support, coefficients, intercept, projection.kernel_scale)
 
 
+def fit_scaling(features: np.ndarray) -> Scaling:
+    """features: float32 (N, D)."""
+    return Scaling(features.mean(0), (features.std(0) + 1e-6) * np.sqrt(features.shape[1]))
+
+
+def fit_linear_head(
+    features: np.ndarray, generated: np.ndarray, weights: np.ndarray, scaling: Scaling, penalty: float = 1.0
+) -> LinearHead:
+    """A linear support vector machine. features: (N, D); generated: bool (N,); weights: (N,), mean 1."""
+    scaled = (features - scaling.mean) / scaling.unit
+    machine = SVC(C=penalty, kernel="precomputed", cache_size=500)
+    machine.fit(scaled @ scaled.T, generated.astype(int), sample_weight=weights)
+    direction = machine.dual_coef_[0] @ scaled[machine.support_] / scaling.unit
+    return LinearHead(direction, float(machine.intercept_[0] - scaling.mean @ direction))
+
+
 def merge_heads(heads: Sequence[Head], shares: Sequence[float]) -> Head:
     """One head whose raw score is the weighted sum of those of heads with one projection."""
     first = heads[0]
@@ -96,6 +132,13 @@ def merge_heads(heads: Sequence[Head], shares: Sequence[float]) -> Head:
     )
 
 
+def merge_linear_heads(heads: Sequence[LinearHead], shares: Sequence[float]) -> LinearHead:
+    """One head whose raw score is the weighted sum of those of the heads."""
+    pairs = list(zip(heads, shares, strict=True))
+    direction = np.sum([share * head.direction for head, share in pairs], axis=0)
+    return LinearHead(direction, sum(share * head.intercept for head, share in pairs))
+
+
 def _principal_components(standard: np.ndarray, count: int) -> np.ndarray:
     """(N, D) -> (D, count) orthonormal directions of the most variance, from the Gram matrix of the rows."""
     gram = (standard @ standard.T).astype(np.float64)
@@ -105,17 +148,25 @@ def _principal_components(standard: np.ndarray, count: int) -> np.ndarray:
     return directions.astype(np.float32)
 
 
-def fuse(evidence: Sequence[np.ndarray], generated: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
+def fuse(
+    evidence: Sequence[np.ndarray], importance: np.ndarray, generated: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, float]:
     """(weights (E,), offset) that turn raw out-of-fold evidence into log-likelihood ratios, all sources equal.
 
+    The pieces of evidence, each in units of its own deviation, are added up by their importance; only scale and offset
+    of the sum are learnt. A regression on all of them fits the sources it sees: worse on others (EXPERIMENTS.md).
+
     evidence: one array (N, E) per variant of the clips (as found, post-processed); all variants count the same.
+    importance: (E,).
     """
     stacked = np.concatenate(evidence)
-    unit = stacked.std(axis=0) + 1e-12
+    shares = importance / (stacked.std(axis=0) + 1e-12)
+    total = stacked @ shares
+    unit = float(total.std()) + 1e-12
     model = LogisticRegression(C=1.0)
     model.fit(
-        stacked / unit,
+        total[:, None] / unit,
         np.tile(generated.astype(int), len(evidence)),
         sample_weight=np.tile(weights, len(evidence)),
     )
-    return model.coef_[0] / unit, float(model.intercept_[0])
+    return shares * (float(model.coef_[0, 0]) / unit), float(model.intercept_[0])
