@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -91,14 +92,7 @@ def fuse_backbone(backbone: nn.Module, probe: torch.Tensor) -> nn.Module:
     """
     if not torch.backends.mkldnn.is_available():
         return backbone
-    try:
-        fused = _fuse(backbone)
-        with torch.inference_mode():
-            _check_equal(fused(probe), backbone(probe))
-        return fused
-    except (_UnknownPartError, AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
-        log.warning("the network runs unfused, slower: %s", " ".join(str(error).split())[:200])
-        return backbone
+    return _faster(_fuse, backbone, probe, otherwise="the network runs unfused")
 
 
 class PackedLinear(nn.Module):
@@ -113,7 +107,6 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
 
 
-@torch.inference_mode()
 def pack_linear_layers(network: nn.Module) -> None:
     """Put a `PackedLinear` in the place of each linear layer within `network`. For a CPU, in inference only."""
     if not torch.backends.mkldnn.is_available():
@@ -121,23 +114,23 @@ def pack_linear_layers(network: nn.Module) -> None:
     for module in list(network.modules()):
         for name, layer in module.named_children():
             if type(layer) is nn.Linear:
-                setattr(module, name, _packed(layer))
+                probe = torch.rand(2, layer.in_features, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+                packed = _faster(PackedLinear, layer, probe, otherwise="a linear layer runs as it is")
+                setattr(module, name, packed)
 
 
-def _packed(layer: nn.Linear) -> nn.Module:
-    probe = torch.rand(2, layer.in_features, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+@torch.inference_mode()
+def _faster(build: Callable[[Any], nn.Module], plain: nn.Module, probe: torch.Tensor, *, otherwise: str) -> nn.Module:
+    """What `build` makes of `plain`, or `plain` itself where that cannot be had or gives other values for `probe`."""
     try:
-        packed = PackedLinear(layer)
-        _check_equal(packed(probe), layer(probe))
-        return packed
-    except (_UnknownPartError, AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
-        log.warning("a linear layer runs as it is, slower: %s", " ".join(str(error).split())[:200])
-        return layer
-
-
-def _check_equal(given: torch.Tensor, expected: torch.Tensor) -> None:
-    if not torch.allclose(given, expected, rtol=0, atol=_TOLERANCE * float(expected.abs().max())):
+        built = build(plain)
+        given, expected = built(probe), plain(probe)
+        if torch.allclose(given, expected, rtol=0, atol=_TOLERANCE * float(expected.abs().max())):
+            return built
         raise _UnknownPartError("fused it gives other values")
+    except (_UnknownPartError, AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+        log.warning("%s, slower: %s", otherwise, " ".join(str(error).split())[:200])
+        return plain
 
 
 def _fuse(backbone: Any) -> nn.Module:

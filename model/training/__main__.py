@@ -106,30 +106,26 @@ def build_weights(
         **{name: protocol.out_of_fold_evidence(features[name], records, folds, fit) for name, fit in kernels.items()},
         "linear": protocol.out_of_fold_evidence(scenes, records, folds, linear),
     }
-    kinds = list(columns.values())
-    evidence = {variant: np.hstack([part[variant] for part in kinds]) for variant in protocol.MEASURED}
-    importance = protocol.importance(kinds)
-    scores = protocol.fuse_across(evidence, importance, records, folds)
+    scores = protocol.fuse_across(list(columns.values()), records, folds)
     measured: dict[str, Any] = {variant: summarise(column, records) for variant, column in scores.items()}
     for name, part in columns.items():
-        fused = protocol.fuse_across(part, protocol.importance([part]), records, folds)
+        fused = protocol.fuse_across([part], records, folds)
         measured[f"{name.replace('_', ' ')} alone"] = {
             variant: summarise(column, records) for variant, column in fused.items()
         }
     measured["metadata only (a warning)"] = summarise(metadata_only_scores(records, folds), records)
     measured["recall by family, as found"] = family_recalls(scores[cache.AS_FOUND], records)
     print(json.dumps(measured, indent=2))
-    shares, offset = protocol.calibrate(list(evidence.values()), importance, records)
-    ends = np.cumsum([part[cache.AS_FOUND].shape[1] for part in kinds])
-    by_kind = dict(zip(columns, (part.tolist() for part in np.split(shares, ends[:-1])), strict=True))
+    shares, offset = protocol.calibrate(list(columns.values()), records)
+    by_kind = dict(zip(columns, shares, strict=True))
     heads = {
-        name: merge_heads(protocol.fit_experts(features[name], records, everyone, fit), by_kind[name])
+        name: merge_heads(protocol.fit_experts(features[name], records, everyone, fit), by_kind[name].tolist())
         for name, fit in kernels.items()
     }
     export_weights(
         out,
         heads,
-        merge_linear_heads(protocol.fit_experts(scenes, records, everyone, linear), by_kind["linear"]),
+        merge_linear_heads(protocol.fit_experts(scenes, records, everyone, linear), by_kind["linear"].tolist()),
         backbone=BACKBONE,
         streams=STREAMS,
         scene=scene,

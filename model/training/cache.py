@@ -91,16 +91,16 @@ def process(frames_thwc: np.ndarray, variant: str, file: str) -> np.ndarray:
     for step in [step for step in chain if step[0] == "frame_rate"]:  # first, while all frames are there
         frames_thwc = postprocess.apply_chain(frames_thwc, [step], rng)
     frames_thwc = frames_thwc[:_KEPT_FRAMES]
-    frames_thwc = _bound(frames_thwc, rng, _MAX_PIXELS)
+    frames_thwc = _bound(frames_thwc, rng)
     return postprocess.apply_chain(frames_thwc, [step for step in chain if step[0] != "frame_rate"], rng)
 
 
-def _bound(frames_thwc: np.ndarray, rng: np.random.Generator, max_pixels: int) -> np.ndarray:
+def _bound(frames_thwc: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Cut a window out of large frames, or shrink them, each half of the time: 1080p costs as 480p does."""
     height, width = frames_thwc.shape[1:3]
-    if height * width <= max_pixels:
+    if height * width <= _MAX_PIXELS:
         return frames_thwc
-    factor = (max_pixels / (height * width)) ** 0.5
+    factor = (_MAX_PIXELS / (height * width)) ** 0.5
     kept_h, kept_w = int(height * factor), int(width * factor)
     if rng.random() < 0.5:
         top, left = rng.integers(height - kept_h + 1), rng.integers(width - kept_w + 1)

@@ -107,7 +107,7 @@ def fit_scaling(features: np.ndarray) -> Scaling:
 
 
 def fit_linear_head(
-    features: np.ndarray, generated: np.ndarray, weights: np.ndarray, scaling: Scaling, penalty: float = 1.0
+    features: np.ndarray, generated: np.ndarray, weights: np.ndarray, scaling: Scaling, penalty: float
 ) -> LinearHead:
     """A linear support vector machine. features: (N, D); generated: bool (N,); weights: (N,), mean 1."""
     scaled = (features - scaling.mean) / scaling.unit

@@ -11,16 +11,7 @@ from tqdm import tqdm
 
 from .cache import AS_FOUND, PROCESSED
 from .data import Record, balanced_weights
-from .fit import (
-    FitConfig,
-    Head,
-    LinearHead,
-    fit_head,
-    fit_linear_head,
-    fit_projection,
-    fit_scaling,
-    fuse,
-)
+from .fit import FitConfig, Head, LinearHead, fit_head, fit_linear_head, fit_projection, fit_scaling, fuse
 
 MEASURED = (AS_FOUND, PROCESSED)
 
@@ -35,6 +26,7 @@ class Machine(Protocol):
 
 _Machine = TypeVar("_Machine", bound=Machine)
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], _Machine]  # features (N, D), generated (N,), weights (N,)
+Kinds = Sequence[Mapping[str, np.ndarray]]  # of evidence: variant -> raw scores of its pieces, (N, pieces)
 
 
 def pool_views(patches: np.ndarray, resized: np.ndarray) -> np.ndarray:
@@ -47,9 +39,10 @@ def kernel_machine(features: Mapping[str, np.ndarray], config: FitConfig) -> Fit
     return partial(fit_head, projection=fit_projection(np.concatenate(list(features.values())), config), config=config)
 
 
-def linear_machine(features: Mapping[str, np.ndarray]) -> Fit[LinearHead]:
-    """Learns from features standardised over all clips, which uses no labels."""
-    return partial(fit_linear_head, scaling=fit_scaling(np.concatenate(list(features.values()))))
+def linear_machine(features: Mapping[str, np.ndarray], penalty: float = 1.0) -> Fit[LinearHead]:
+    """Learns from features standardised over all clips, which uses no labels. penalty: C."""
+    scaling = fit_scaling(np.concatenate(list(features.values())))
+    return partial(fit_linear_head, scaling=scaling, penalty=penalty)
 
 
 def fit_experts(
@@ -83,38 +76,38 @@ def out_of_fold_evidence(
     return evidence
 
 
-def importance(columns: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """Kinds of evidence count alike, and within a kind its pieces. columns: by kind, variant -> (N, pieces)."""
-    counts = [part[AS_FOUND].shape[1] for part in columns]
+def importance(kinds: Kinds) -> np.ndarray:
+    """(E,): kinds of evidence count alike, and within a kind its pieces."""
+    counts = [kind[AS_FOUND].shape[1] for kind in kinds]
     return np.concatenate([np.full(count, 1 / count) for count in counts])
 
 
-def calibrate(
-    evidence: Sequence[np.ndarray], importance: np.ndarray, records: Sequence[Record]
-) -> tuple[np.ndarray, float]:
-    """(weights (E,), offset) that turn evidence into log-likelihood ratios with the threshold at 0.
+def calibrate(kinds: Kinds, records: Sequence[Record]) -> tuple[list[np.ndarray], float]:
+    """(by kind the weights of its pieces, offset): evidence -> log-likelihood ratios with the threshold at 0.
 
-    A logistic regression on the pieces' sum, sources weighted equally. evidence: (N, E) per variant; all variants count
-    the same. importance: (E,). Shifting the threshold to the best balanced accuracy of these scores fits their noise:
-    worse elsewhere (EXPERIMENTS.md).
+    A logistic regression on the pieces' sum, sources weighted equally; all variants count the same. Shifting the
+    threshold to the best balanced accuracy of these scores fits their noise: worse elsewhere (EXPERIMENTS.md).
     """
+    evidence = [np.hstack([kind[variant] for kind in kinds]) for variant in MEASURED]
     generated = np.array([record.generated for record in records])
-    return fuse(evidence, importance, generated, balanced_weights(records))
+    shares, offset = fuse(evidence, importance(kinds), generated, balanced_weights(records))
+    ends = np.cumsum([kind[AS_FOUND].shape[1] for kind in kinds])
+    return np.split(shares, ends[:-1]), offset
 
 
-def fuse_across(
-    evidence: Mapping[str, np.ndarray], importance: np.ndarray, records: Sequence[Record], folds: np.ndarray
-) -> dict[str, np.ndarray]:
+def fuse_across(kinds: Kinds, records: Sequence[Record], folds: np.ndarray) -> dict[str, np.ndarray]:
     """Fuse and calibrate each fold's evidence by what the other folds' says: variant -> log-likelihood ratios (N,).
 
     The experts behind the other folds' evidence did see this fold's clips in training; its own scores and labels play
     no part in its fusion or threshold.
     """
-    fused = {variant: np.zeros(len(records)) for variant in evidence}
+    fused = {variant: np.zeros(len(records)) for variant in MEASURED}
     for fold in np.unique(folds):
-        others = folds != fold
-        chosen = [record for record, inside in zip(records, others, strict=True) if inside]
-        shares, offset = calibrate([columns[others] for columns in evidence.values()], importance, chosen)
-        for variant, columns in evidence.items():
-            fused[variant][~others] = columns[~others] @ shares + offset
+        inside = folds == fold
+        chosen = [record for record, held_out in zip(records, inside, strict=True) if not held_out]
+        others = [{variant: pieces[~inside] for variant, pieces in kind.items()} for kind in kinds]
+        shares, offset = calibrate(others, chosen)
+        for variant, scores in fused.items():
+            parts = [kind[variant][inside] @ share for kind, share in zip(kinds, shares, strict=True)]
+            scores[inside] = np.sum(parts, axis=0) + offset
     return fused
