@@ -83,7 +83,7 @@ class ViewNetwork(nn.Module):
         self.as_resized = nn.Linear(self.features.num_features // len(streams), traces, bias=False)
         self.scene = SceneNetwork(**scene)
         self.as_scene = nn.Linear(self.scene.num_features, scenes)
-        self.as_class_tokens = nn.Linear(self.scene.num_features // 3, class_tokens)
+        self.as_class_tokens = nn.Linear(self.scene.num_class_features, class_tokens)
         self.linear = nn.Linear(self.scene.num_features, 1)
 
     def forward(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
@@ -98,7 +98,7 @@ class ViewNetwork(nn.Module):
                 return F.pad(self.as_patch(features), (0, sum(self.sizes[1:])))
         scene = self.scene(views)
         with torch.autocast(views.device.type, enabled=False):
-            class_tokens = self.as_class_tokens(self.scene.class_tokens(scene))
+            class_tokens = self.as_class_tokens(scene[:, : self.scene.num_class_features])
             parts = self.as_resized(features), self.as_scene(scene), class_tokens, self.linear(scene)
             return F.pad(torch.cat(parts, dim=1), (self.sizes[0], 0))
 

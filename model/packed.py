@@ -1,67 +1,65 @@
-"""Large matrices in few bits: a transformer of 57 million weights in 37 MB.
+"""Large matrices in few bits: a transformer of 71 million weights in 39 MB.
 
-Each run of `GROUP` weights of a row has a scale of its own (half precision), each weight a whole number of -15 to 15
-times that scale. The numbers, made positive, are stored as bit planes: plane k holds bit k of every one. Packing what
-was unpacked gives the same bytes, so weights can be stored again and again without loss.
+Each row is rounded to whole numbers of a step of its own; small numbers are far more frequent than large ones, so a
+Huffman code (zlib's) holds them in 4.4 bits each. Packing what was unpacked gives the same bytes (if a row has a weight
+of one step, as hundreds of weights always have), so weights can be stored again and again without loss.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
-GROUP = 64  # weights with one scale
-_BITS = 5  # with four, AUC falls by 0.005; the original's eight gain nothing (training/EXPERIMENTS.md)
-_LARGEST = 2 ** (_BITS - 1) - 1
-_CLIPPINGS = (1.0, 0.9, 0.8, 0.7)  # of a group's largest weight, tried for the scale; the least squared error is kept
-_PLANES, _SCALES = ".planes", ".scales"  # suffixes of a packed tensor's two parts
+_STEP = 0.195  # of a row's root mean square; finer ones gain nothing (training/EXPERIMENTS.md)
+_LARGEST = 127
+_CODES, _STEPS = ".codes", ".steps"  # suffixes of a packed tensor's two parts
 
 
 def pack(name: str, matrix: torch.Tensor) -> dict[str, torch.Tensor]:
-    """float (R, C) -> name.planes, uint8 (5, R * C / 8), and name.scales, float16 (R, C / GROUP).
+    """float (R, C) -> name.codes, uint8 (num_bytes,), and name.steps, float16 (R,)."""
+    rows = matrix.detach().float()
+    steps = _steps(rows)
+    levels = (rows / steps.float()[:, None]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
+    coder = zlib.compressobj(level=9, strategy=zlib.Z_HUFFMAN_ONLY)
+    codes = coder.compress(levels.numpy().tobytes()) + coder.flush()
+    return {name + _CODES: torch.from_numpy(np.frombuffer(codes, np.uint8).copy()), name + _STEPS: steps}
 
-    Raises: ValueError: C is no multiple of GROUP.
-    """
-    rows, columns = matrix.shape
-    if columns % GROUP:
-        raise ValueError(f"{name} has {columns} columns; packed matrices have a multiple of {GROUP}")
-    groups = matrix.detach().float().reshape(rows, -1, GROUP)
-    largest = groups.abs().amax(dim=2, keepdim=True)
-    least = torch.full_like(largest, torch.inf)
-    codes, scales = torch.zeros_like(groups), torch.zeros_like(largest)
-    for clipping in _CLIPPINGS:
-        scale = (largest * clipping / _LARGEST).half().float()
-        code = (groups / scale.clamp(min=1e-12)).round().clamp(-_LARGEST, _LARGEST)
-        error = (code * scale - groups).square().sum(dim=2, keepdim=True)
-        better = error < least
-        codes, scales, least = code.where(better, codes), scale.where(better, scales), error.where(better, least)
-    positive = (codes.flatten() + _LARGEST).to(torch.uint8).numpy()
-    planes = np.stack([np.packbits(positive >> bit & 1) for bit in range(_BITS)])
-    return {name + _PLANES: torch.from_numpy(planes), name + _SCALES: scales[..., 0].half()}
+
+def _steps(rows: torch.Tensor) -> torch.Tensor:
+    """(R, C) -> float16 (R,), positive. A row that stands on steps of about the size wanted, or larger, keeps them."""
+    wanted = torch.maximum(_STEP * rows.square().mean(dim=1).sqrt(), rows.abs().amax(dim=1) / _LARGEST)
+    smallest = rows.abs().where(rows != 0, torch.inf).amin(dim=1)
+    levels = rows / smallest[:, None]
+    stands = ((levels - levels.round()).abs().amax(dim=1) < 1e-3) & (smallest > 0.95 * wanted)
+    steps = smallest.where(stands & smallest.isfinite(), wanted).half()
+    return steps.clamp(min=torch.finfo(torch.float16).smallest_normal)
 
 
 def unpack(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Every packed tensor as float32 (R, C) under its own name; the others as they are.
 
-    Raises: ValueError: one of the two parts is missing or does not fit the other.
+    Raises: ValueError: one of the two parts is missing or damaged, or does not fit the other.
     """
     unpacked = {}
     for name, tensor in tensors.items():
-        if name.endswith(_PLANES):
-            name = name.removesuffix(_PLANES)
-            unpacked[name] = _matrix(name, tensor.numpy(), tensors.get(name + _SCALES))
-        elif not name.endswith(_SCALES):
+        if name.endswith(_CODES):
+            name = name.removesuffix(_CODES)
+            unpacked[name] = _matrix(name, tensor.numpy(), tensors.get(name + _STEPS))
+        elif not name.endswith(_STEPS):
             unpacked[name] = tensor
     return unpacked
 
 
-def _matrix(name: str, planes: np.ndarray, scales: torch.Tensor | None) -> torch.Tensor:
-    if scales is None or planes.shape != (_BITS, scales.numel() * GROUP // 8):
-        raise ValueError(f"{name}: bit planes of shape {planes.shape} do not fit its scales")
-    positive = np.zeros(planes.shape[1] * 8, np.uint8)
-    for bit, plane in enumerate(planes):
-        positive |= np.unpackbits(plane) << bit
-    codes = torch.from_numpy(positive).float().sub_(_LARGEST).reshape(*scales.shape, GROUP)
-    return codes.mul_(scales.float()[..., None]).flatten(1)
+def _matrix(name: str, codes: np.ndarray, steps: torch.Tensor | None) -> torch.Tensor:
+    if steps is None:
+        raise ValueError(f"{name}: codes without steps")
+    try:
+        levels = np.frombuffer(zlib.decompress(codes.tobytes()), np.int8)
+    except zlib.error as error:
+        raise ValueError(f"{name}: damaged codes ({error})") from error
+    if len(levels) % len(steps):
+        raise ValueError(f"{name}: {len(levels)} numbers do not fit {len(steps)} rows")
+    return torch.from_numpy(levels.astype(np.float32)).reshape(len(steps), -1).mul_(steps.float()[:, None])

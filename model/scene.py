@@ -1,65 +1,68 @@
 """The scene: what a whole frame, shrunk, looks like to a vision transformer (CLIP, arXiv 2103.00020).
 
-What tells generated from real lies in its middle blocks (as in RINE, arXiv 2402.19091), not in its last one: a class
-token, and the mean and deviation of the other tokens, after each of the last blocks that are kept.
+What tells generated from real lies in its middle blocks (as in RINE, arXiv 2402.19091), not in its last one. Class
+tokens of later blocks hold on post-processed clips, the mean and deviation of the other tokens tell most before.
 """
 
 from __future__ import annotations
 
-from typing import TypedDict, TypeVar
+from collections.abc import Sequence
+from typing import TypedDict
 
-import numpy as np
 import timm
 import torch
 from torch import nn
 
 from .traces import pictures, statistics_of
 
-_Array = TypeVar("_Array", torch.Tensor, np.ndarray)
-
 
 class SceneArchitecture(TypedDict):
     """What the manifest says of the transformer."""
 
     transformer: str
-    num_blocks: int
-    num_last: int
+    class_tokens: list[int]
+    statistics: list[int]
     size: int
 
 
 class SceneNetwork(nn.Module):
-    """Resized views -> statistics of a frozen vision transformer's tokens.
+    """Resized views -> what a frozen vision transformer makes of them.
 
-    transformer: a VisionTransformer of timm. num_blocks: of its blocks, from the first on; the later ones and the last
-    normalisation are left out. num_last: so many of these, the last ones, are described. size: of its input in pixels,
-    a multiple of its patches' size; views are resized to it.
+    transformer: a VisionTransformer of timm. class_tokens: taken after these of its blocks, counted from 1. statistics:
+    of the other tokens, after these blocks. Blocks after all of them and the last normalisation are left out. size: of
+    its input in pixels, a multiple of its patches' size; views are resized to it.
     """
 
-    def __init__(self, *, transformer: str, num_blocks: int, num_last: int, size: int) -> None:
+    def __init__(self, *, transformer: str, class_tokens: Sequence[int], statistics: Sequence[int], size: int) -> None:
         super().__init__()
-        self.transformer = timm.create_model(
-            transformer, pretrained=False, num_classes=0, depth=num_blocks, img_size=size
-        )
+        depth = max(*class_tokens, *statistics)
+        self.transformer = timm.create_model(transformer, pretrained=False, num_classes=0, depth=depth, img_size=size)
         self.transformer.norm = nn.Identity()
         self.size = size
-        self._num_last = num_last
+        self._class_tokens, self._statistics = frozenset(class_tokens), frozenset(statistics)
 
     @property
     def num_features(self) -> int:
-        """Per block described: class token, then mean and deviation of the other tokens, each of the same width."""
-        return self._num_last * 3 * int(self.transformer.num_features)
+        """The class tokens, then by block mean and deviation of the other tokens, all of the transformer's width."""
+        return self.num_class_features + len(self._statistics) * 2 * int(self.transformer.num_features)
+
+    @property
+    def num_class_features(self) -> int:
+        """So many of the features, the first ones, are the class tokens."""
+        return len(self._class_tokens) * int(self.transformer.num_features)
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """uint8 or float (B, K, S, S, 3), 0 to 255 -> float32 (B, num_features), of each view's first frame."""
         transformer = self.transformer
         tokens = transformer.norm_pre(transformer._pos_embed(transformer.patch_embed(self.render(views))))
-        parts = []
-        num_first = len(transformer.blocks) - self._num_last
-        for index, block in enumerate(transformer.blocks):
+        class_tokens, statistics = [], []
+        for number, block in enumerate(transformer.blocks, start=1):
             tokens = block(tokens)  # (B, 1 + T, W), the class token first
-            if index >= num_first:
-                parts += [tokens[:, 0].float(), statistics_of(tokens[:, 1:].transpose(1, 2)[..., None])]
-        return torch.cat(parts, dim=1)
+            if number in self._class_tokens:
+                class_tokens.append(tokens[:, 0].float())
+            if number in self._statistics:
+                statistics.append(statistics_of(tokens[:, 1:].transpose(1, 2)[..., None]))
+        return torch.cat(class_tokens + statistics, dim=1)
 
     def render(self, views: torch.Tensor) -> torch.Tensor:
         """(B, K, S, S, 3) -> float32 (B, 3, size, size), normalised as the transformer's training images."""
@@ -67,8 +70,3 @@ class SceneNetwork(nn.Module):
         origin = self.transformer.pretrained_cfg
         mean, deviation = (frames.new_tensor(origin[name]).view(3, 1, 1) for name in ("mean", "std"))
         return (frames / 255 - mean) / deviation
-
-    def class_tokens(self, described: _Array) -> _Array:
-        """(B, num_features), as the network gives it -> the part of it that class tokens are, (B, num_features / 3)."""
-        width = int(self.transformer.num_features)
-        return described.reshape(len(described), -1, 3, width)[:, :, 0].reshape(len(described), -1)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 
 
 class WeightsError(Exception):

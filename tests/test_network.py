@@ -55,7 +55,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads = {
         "traces": made_up_head(features + features // 2, 5, 7, 0.1),
         "scenes": made_up_head(scene.num_features, 4, 6, 0.2),
-        "class_tokens": made_up_head(scene.num_features // 3, 3, 8, 0.3),
+        "class_tokens": made_up_head(scene.num_class_features, 3, 8, 0.3),
     }
     linear = LinearHead(rng.normal(0, 0.02, scene.num_features), 0.75)
     export_weights(
@@ -136,11 +136,9 @@ def test_the_parts_of_the_output_are_what_they_are_named_for(detector: Detector,
     with torch.inference_mode():
         scene = network(views)
         given = detector.outputs(views, "resized")
-    blocks = scene.split(3 * 768, dim=1)
-    class_tokens = torch.cat([block[:, :768] for block in blocks], dim=1)
     for read, name, part in (
         (scene, "as_scene", slice(10, 14)),
-        (class_tokens, "as_class_tokens", slice(14, 17)),
+        (scene[:, : 768 * len(SCENE["class_tokens"])], "as_class_tokens", slice(14, 17)),
         (scene, "linear", slice(17, 18)),
     ):
         expected = read @ tensors[f"{name}.weight"].float().T + tensors[f"{name}.bias"].float()
@@ -157,10 +155,27 @@ def test_a_wrong_number_of_views_is_refused(detector: Detector) -> None:
         detector.score(np.zeros((5, 18), np.float32))
 
 
+def test_a_scene_is_described_by_the_blocks_that_are_named() -> None:
+    """Class tokens first, by block, then mean and deviation of the other tokens, by block."""
+    network = build_scene_network(Path(__file__).parents[1] / "weights" / WEIGHTS_NAME)
+    after: list[torch.Tensor] = []
+    for block in network.transformer.blocks:
+        block.register_forward_hook(lambda _block, _given, tokens: after.append(tokens))
+    with torch.inference_mode():
+        scene = network(_views(2))
+    assert len(after) == 10
+    parts = [after[number - 1][:, 0] for number in (6, 7, 8, 9, 10)]
+    for number in (6, 8):
+        others = after[number - 1][:, 1:]
+        parts += [others.mean(dim=1), others.std(dim=1, correction=0)]
+    torch.testing.assert_close(scene, torch.cat(parts, dim=1), atol=1e-3, rtol=1e-3)
+    assert network.num_features == scene.shape[1] == 9 * 768 and network.num_class_features == 5 * 768
+
+
 def test_the_transformer_sees_the_scene_not_the_size() -> None:
     """Tokens' statistics of a view and of the same view at half its size are closer than those of two scenes."""
     network = build_scene_network(Path(__file__).parents[1] / "weights" / WEIGHTS_NAME)
-    assert network.size == SCENE["size"] and len(network.transformer.blocks) == SCENE["num_blocks"]
+    assert network.size == SCENE["size"] and len(network.transformer.blocks) == max(SCENE["class_tokens"])
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (2, 3, 6, 6)).astype(np.float32))
     large = torch.nn.functional.interpolate(coarse, size=(448, 448), mode="bicubic").clamp(0, 255)
@@ -175,7 +190,7 @@ def test_the_transformer_sees_the_scene_not_the_size() -> None:
 
 def test_position_embeddings_follow_the_size_of_the_picture() -> None:
     """CLIP has them for 224 pixels: places in between get what lies between, the class token keeps its own."""
-    network = SceneNetwork(**SCENE | {"num_blocks": 1, "num_last": 1, "size": 336})
+    network = SceneNetwork(**SCENE | {"class_tokens": [1], "statistics": [1], "size": 336})
     rows, columns = torch.meshgrid(torch.linspace(0, 1, 14), torch.linspace(0, 1, 14), indexing="ij")
     places = torch.stack([rows, columns], dim=-1).reshape(1, 196, 2)
     embeddings = torch.cat([torch.full((1, 1, 2), 7.0), places], dim=1)

@@ -203,6 +203,7 @@ def test_the_kernel_machine_learns_what_no_plane_can() -> None:
     head = fit_head(features[train], generated[train], np.ones(300), projection, config)
     assert ((head.raw_scores(features[test]) > 0) == generated[test]).mean() > 0.95
     twice = merge_heads([head, head], [0.5, 1.5])
+    assert len(twice.support) == len(head.support)
     np.testing.assert_allclose(twice.raw_scores(features[test]), 2 * head.raw_scores(features[test]), rtol=1e-6)
 
 

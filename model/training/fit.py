@@ -118,15 +118,21 @@ def fit_linear_head(
 
 
 def merge_heads(heads: Sequence[Head], shares: Sequence[float]) -> Head:
-    """One head whose raw score is the weighted sum of those of heads with one projection."""
+    """One head whose raw score is the weighted sum of those of heads with one projection.
+
+    Places that are the same in half precision, as the file holds them, become one.
+    """
     first = heads[0]
     if any(head.projection is not first.projection for head in heads):
         raise ValueError("heads with different projections cannot be merged")
+    support = np.concatenate([head.support for head in heads])
+    _, chosen, indices = np.unique(support.astype(np.float16), axis=0, return_index=True, return_inverse=True)
+    coefficients = np.concatenate([share * head.coefficients for head, share in zip(heads, shares, strict=True)])
     return Head(
         first.projection,
         first.origin,
-        np.concatenate([head.support for head in heads]),
-        np.concatenate([share * head.coefficients for head, share in zip(heads, shares, strict=True)]),
+        support[chosen],
+        np.bincount(indices.ravel(), weights=coefficients),
         sum(share * head.intercept for head, share in zip(heads, shares, strict=True)),
         first.kernel_scale,
     )

@@ -64,7 +64,7 @@ def convert(content: bytes) -> dict[str, torch.Tensor]:
         "norm_pre.weight": _tensor(tensors[f"{pre}weight"]),
         "norm_pre.bias": _tensor(tensors[f"{pre}bias"]),
     }
-    for block in range(SCENE["num_blocks"]):
+    for block in range(len(network.transformer.blocks)):
         old, product = f"vision_model.encoder.layers.{block}.", f"/vision_model/encoder/layers.{block}/"
         attention = [f"self_attn{{}}{part}_proj" for part in "qkv"]
         weights = [products[f"{product}{part.format('/')}/MatMul_quant"] for part in attention]
