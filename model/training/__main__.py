@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     traces, scenes = {}, {}
-    of_scene = "_".join(re.findall(r"\w+", str(list(SCENE.values()))))
+    of_scene = "_".join("-".join(map(str, np.atleast_1d(value))) for value in SCENE.values())
     features, device = build_feature_network(BACKBONE, STREAMS), torch.device(options.device)
     for variant, array in views.items():
         patches, resized = split_views(array, VIEWS)
