@@ -6,7 +6,7 @@ with every batch whose results had not come back. A clip that the network cannot
 nan.
 
 On the CPU one thread per core runs the network on a few views of its own. That does as many clips a second as all
-threads inside each operator (2 cores: 8.0 against 7.6), and nothing stalls where decoding takes a core.
+threads inside each operator (2 cores, eighth weights: 8.0 against 7.6), and nothing stalls where decoding takes a core.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def export_weights(
     """Write the weights, then the manifest that holds their hash; each appears whole or not at all.
 
     heads: "traces", fitted on the mean over patches of all streams, then the mean over resized views of the colours;
-    "scenes", fitted on the mean over resized views of what `scene` gives; "class_tokens", on the class tokens
-    in it. linear: fitted on all of it. The sum of their raw scores and `offset` is the score.
+    "scenes", fitted on the mean over resized views of what `scene` gives; "class_tokens", on the class tokens in
+    it. linear: fitted on all of it. The sum of their raw scores and `offset` is the score.
     record: how it was made and measured, for the manifest.
     """
     features = build_feature_network(backbone, streams)
