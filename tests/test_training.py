@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from model.training.protocol import (
     kernel_machine,
     linear_machine,
     out_of_fold_evidence,
+    pages_can_be_held_out,
     pool_views,
 )
 from model.transform import ViewConfig
@@ -68,6 +70,7 @@ def test_the_manifest_of_the_shared_clips(shared_clips: Path) -> None:
     records = load_records(shared_clips)
     with (shared_clips / "manifest.csv").open() as file:
         assert len(records) == len(list(csv.DictReader(file)))
+    assert all(record.page for record in records)
     assert fingerprint(records) == fingerprint(records[::-1])
     assert fingerprint(records) != fingerprint(records[1:])
 
@@ -266,6 +269,27 @@ def test_cross_validation_holds_families_out() -> None:
         assert balanced_accuracy(scores[cache.AS_FOUND], group(records))[0] < 0.75
         inside = fit_experts(variants, records, np.ones(len(records), bool), fit)[0].raw_scores(features)
         assert ((inside > 0) == generated).mean() == 1
+
+
+def test_cross_validation_can_hold_pages_out() -> None:
+    apart = ("f0", "f1")
+    records = [
+        replace(record, page=("", "x", "x" if record.family in apart else "y")[index % 3])
+        for index, record in enumerate(made_up_records())
+    ]
+    features = np.random.default_rng(0).normal(size=(len(records), 30)).astype(np.float32)
+    variants = {cache.AS_FOUND: features, cache.PROCESSED: features}
+    folds = np.array([int(record.family in apart) for record in records])
+    held_out = folds == 1
+    members = np.array([record.family not in apart and record.page != "x" for record in records])
+    fit = kernel_machine(variants, FitConfig(num_components=10))
+    evidence = out_of_fold_evidence(variants, records, folds, fit, hold_out_pages=True)
+    for index, expert in enumerate(fit_experts(variants, records, members, fit)):
+        np.testing.assert_allclose(evidence[cache.AS_FOUND][held_out, index], expert.raw_scores(features[held_out]))
+
+    assert pages_can_be_held_out(records, folds)
+    assert not pages_can_be_held_out([replace(record, page="") for record in records], folds)
+    assert not pages_can_be_held_out([replace(record, page="one") for record in records], folds)
 
 
 def test_scores_are_log_likelihood_ratios_whatever_the_numbers_of_clips() -> None:

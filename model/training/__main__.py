@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,14 @@ def build_weights(
     features = {"traces": traces, "scenes": scenes, "class_tokens": classes}
     kernels = {name: protocol.kernel_machine(features[name], config) for name, config in KERNEL_MACHINES.items()}
     linear = protocol.linear_machine(scenes)
-    columns = {  # kind of evidence -> variant -> (N, pieces)
-        **{name: protocol.out_of_fold_evidence(features[name], records, folds, fit) for name, fit in kernels.items()},
-        "linear": protocol.out_of_fold_evidence(scenes, records, folds, linear),
-    }
+
+    def evidence(*, hold_out_pages: bool) -> dict[str, dict[str, np.ndarray]]:
+        """Kind of evidence -> variant -> (N, pieces)."""
+        held_out = partial(protocol.out_of_fold_evidence, hold_out_pages=hold_out_pages)
+        kinds = {name: held_out(features[name], records, folds, fit) for name, fit in kernels.items()}
+        return {**kinds, "linear": held_out(scenes, records, folds, linear)}
+
+    columns = evidence(hold_out_pages=False)
     scores = protocol.fuse_across(list(columns.values()), records, folds)
     measured: dict[str, Any] = {variant: summarise(column, records) for variant, column in scores.items()}
     for name, part in columns.items():
@@ -113,6 +118,9 @@ def build_weights(
         measured[f"{name.replace('_', ' ')} alone"] = {
             variant: summarise(column, records) for variant, column in fused.items()
         }
+    if protocol.pages_can_be_held_out(records, folds):
+        fused = protocol.fuse_across(list(evidence(hold_out_pages=True).values()), records, folds)
+        measured["pages held out too"] = {variant: summarise(column, records) for variant, column in fused.items()}
     measured["metadata only (a warning)"] = summarise(metadata_only_scores(records, folds), records)
     measured["recall by family, as found"] = family_recalls(scores[cache.AS_FOUND], records)
     print(json.dumps(measured, indent=2))

@@ -31,6 +31,7 @@ class Record:
     height: int = 0
     fps: float = 0.0
     num_bytes: int = 0
+    page: str = ""  # where it was published, if known: one page shows like content, encoded alike, of many sources
 
     @property
     def generated(self) -> bool:
@@ -40,6 +41,7 @@ class Record:
 def load_records(data: Path) -> list[Record]:
     """Read `data/manifest.csv`, or a folder `real/<source>/…`, `generated/<source>/…` (family = source).
 
+    The manifest's columns: file, label, source; if it has them also family, width, height, fps, repo (the page).
     Raises: LabelledDataError: nothing usable, a missing column, an unknown label, or only one class.
     """
     if not data.is_dir():
@@ -76,6 +78,7 @@ def _from_manifest(manifest: Path) -> list[Record]:
                 height=int(row.get("height") or 0),
                 fps=float(row.get("fps") or 0),
                 num_bytes=path.stat().st_size,
+                page=row.get("repo") or "",
             )
         )
     return records

@@ -62,14 +62,36 @@ def fit_experts(
     ]
 
 
+def _off_the_pages(records: Sequence[Record], held_out: np.ndarray) -> np.ndarray:
+    """The clips that are not held out, less those of the pages of clips that are: bool (N,)."""
+    pages = np.array([record.page for record in records])
+    return ~held_out & ((pages == "") | ~np.isin(pages, pages[held_out]))
+
+
+def pages_can_be_held_out(records: Sequence[Record], folds: np.ndarray) -> bool:
+    """Whether pages are known, and both classes are left to learn from without those of any fold's clips."""
+    generated = np.array([record.generated for record in records])
+    left = [_off_the_pages(records, folds == fold) for fold in np.unique(folds)]
+    return any(record.page for record in records) and all(len(set(generated[members])) == 2 for members in left)
+
+
 def out_of_fold_evidence(
-    features: Mapping[str, np.ndarray], records: Sequence[Record], folds: np.ndarray, fit: Fit[_Machine]
+    features: Mapping[str, np.ndarray],
+    records: Sequence[Record],
+    folds: np.ndarray,
+    fit: Fit[_Machine],
+    *,
+    hold_out_pages: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Raw scores of both experts, each clip's by experts that saw none of its family: variant -> (N, 2)."""
+    """Raw scores of both experts, each clip's by experts that saw none of its family: variant -> (N, 2).
+
+    hold_out_pages: nor any clip of a page on which a clip of the fold was published.
+    """
     evidence = {variant: np.zeros((len(records), 2)) for variant in MEASURED}
     for fold in tqdm(np.unique(folds), desc="folds"):
         held_out = folds == fold
-        experts = fit_experts(features, records, ~held_out, fit)
+        members = _off_the_pages(records, held_out) if hold_out_pages else ~held_out
+        experts = fit_experts(features, records, members, fit)
         for variant, columns in evidence.items():
             for index, head in enumerate(experts):
                 columns[held_out, index] = head.raw_scores(features[variant][held_out])
