@@ -11,6 +11,8 @@ from typing import TypedDict
 
 import timm
 import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
 from torch import nn
 
 from .traces import pictures, statistics_of
@@ -57,7 +59,8 @@ class SceneNetwork(nn.Module):
         tokens = transformer.norm_pre(transformer._pos_embed(transformer.patch_embed(self.render(views))))
         class_tokens, statistics = [], []
         for number, block in enumerate(transformer.blocks, start=1):
-            tokens = block(tokens)  # (B, 1 + T, W), the class token first
+            last_use = number == len(transformer.blocks) and number not in self._statistics
+            tokens = _class_token_after(block, tokens) if last_use else block(tokens)  # (B, 1 + T, W), it comes first
             if number in self._class_tokens:
                 class_tokens.append(tokens[:, 0].float())
             if number in self._statistics:
@@ -70,3 +73,15 @@ class SceneNetwork(nn.Module):
         origin = self.transformer.pretrained_cfg
         mean, deviation = (frames.new_tensor(origin[name]).view(3, 1, 1) for name in ("mean", "std"))
         return (frames / 255 - mean) / deviation
+
+
+def _class_token_after(block: Block, tokens: torch.Tensor) -> torch.Tensor:
+    """(B, 1 + T, W) -> (B, 1, W): the first of `block(tokens)` at a third of its work, for a block in inference."""
+    attention = block.attn
+    normed = block.norm1(tokens)
+    projected = attention.qkv(normed).unflatten(2, (3, attention.num_heads, attention.head_dim))
+    query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, heads, 1 + T, W / heads) each
+    query, key = attention.q_norm(query[:, :, :1]), attention.k_norm(key)
+    attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    token = tokens[:, :1] + block.ls1(attention.proj(attention.norm(attended)))
+    return token + block.ls2(block.mlp(block.norm2(token)))
