@@ -59,8 +59,9 @@ class SceneNetwork(nn.Module):
         tokens = transformer.norm_pre(transformer._pos_embed(transformer.patch_embed(self.render(views))))
         class_tokens, statistics = [], []
         for number, block in enumerate(transformer.blocks, start=1):
-            last_use = number == len(transformer.blocks) and number not in self._statistics
-            tokens = _class_token_after(block, tokens) if last_use else block(tokens)  # (B, 1 + T, W), it comes first
+            alone = number == len(transformer.blocks) and number not in self._statistics
+            # (B, 1 + T, W), the class token first; alone where nothing reads the others
+            tokens = _class_token_after(block, tokens) if alone else block(tokens)
             if number in self._class_tokens:
                 class_tokens.append(tokens[:, 0].float())
             if number in self._statistics:
