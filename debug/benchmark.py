@@ -147,7 +147,7 @@ def _describe_machine(options: argparse.Namespace) -> list[str]:
 
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), platform.machine())
-    vectors = torch.backends.cpu.get_cpu_capability()  # such as AVX2 or AVX512: a factor of four for the network
+    vectors = torch.backends.cpu.get_cpu_capability()  # such as AVX2 or AVX512: the network's speed hangs on them
     amx = "with AMX" if torch.cpu._is_amx_tile_supported() else "without AMX"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())

@@ -77,7 +77,7 @@ class SceneNetwork(nn.Module):
 
 
 def _class_token_after(block: Block, tokens: torch.Tensor) -> torch.Tensor:
-    """(B, 1 + T, W) -> (B, 1, W): the first of `block(tokens)` at a third of its work, for a block in inference."""
+    """(B, 1 + T, W) -> (B, 1, W): the first of `block(tokens)` at a quarter of its work, for a block in inference."""
     attention = block.attn
     normed = block.norm1(tokens)
     projected = attention.qkv(normed).unflatten(2, (3, attention.num_heads, attention.head_dim))

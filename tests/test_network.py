@@ -158,11 +158,11 @@ def test_a_wrong_number_of_views_is_refused(detector: Detector) -> None:
 def test_a_scene_is_described_by_the_blocks_that_are_named() -> None:
     """Class tokens first, by block, then mean and deviation of the other tokens, by block."""
     network = build_scene_network(Path(__file__).parents[1] / "weights" / WEIGHTS_NAME)
-    transformer = network.transformer
+    transformer, views = network.transformer, _views(2)
     after: list[torch.Tensor] = []
     with torch.inference_mode():
-        scene = network(_views(2))
-        tokens = transformer.norm_pre(transformer._pos_embed(transformer.patch_embed(network.render(_views(2)))))
+        scene = network(views)
+        tokens = transformer.norm_pre(transformer._pos_embed(transformer.patch_embed(network.render(views))))
         for block in transformer.blocks:  # every token after every block, the last one too
             tokens = block(tokens)
             after.append(tokens)

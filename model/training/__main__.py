@@ -110,17 +110,17 @@ def build_weights(
         kinds = {name: held_out(features[name], records, folds, fit) for name, fit in kernels.items()}
         return {**kinds, "linear": held_out(scenes, records, folds, linear)}
 
+    def figures(fused: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        return {variant: summarise(column, records) for variant, column in fused.items()}
+
     columns = evidence(hold_out_pages=False)
     scores = protocol.fuse_across(list(columns.values()), records, folds)
-    measured: dict[str, Any] = {variant: summarise(column, records) for variant, column in scores.items()}
+    measured = figures(scores)
     for name, part in columns.items():
-        fused = protocol.fuse_across([part], records, folds)
-        measured[f"{name.replace('_', ' ')} alone"] = {
-            variant: summarise(column, records) for variant, column in fused.items()
-        }
+        measured[f"{name.replace('_', ' ')} alone"] = figures(protocol.fuse_across([part], records, folds))
     if protocol.pages_can_be_held_out(records, folds):
-        fused = protocol.fuse_across(list(evidence(hold_out_pages=True).values()), records, folds)
-        measured["pages held out too"] = {variant: summarise(column, records) for variant, column in fused.items()}
+        off_pages = list(evidence(hold_out_pages=True).values())
+        measured["pages held out too"] = figures(protocol.fuse_across(off_pages, records, folds))
     measured["metadata only (a warning)"] = summarise(metadata_only_scores(records, folds), records)
     measured["recall by family, as found"] = family_recalls(scores[cache.AS_FOUND], records)
     print(json.dumps(measured, indent=2))
