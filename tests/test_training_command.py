@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from model.config import SamplingConfig
 from model.network import load_detector
 from model.scene import SceneNetwork
+from model.training import __main__ as command
 from model.training.__main__ import main
-from model.training.data import load_records
+from model.training.data import Record, load_records
 from model.training.export import WEIGHTS_NAME, build_scene_network
 from model.training.features import load_scenes
 
@@ -30,6 +34,14 @@ def test_scenes_are_means_over_a_clips_views_and_are_kept(tmp_path: Path) -> Non
     before = again.stat().st_mtime_ns
     load_scenes(views, scene, file=again, device=torch.device("cpu"))
     assert again.stat().st_mtime_ns == before
+
+
+def test_views_of_other_frames_or_clips_are_kept_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [Record(Path(name), name, "real", "source", "family") for name in ("a.mp4", "b.mp4")]
+    key = command._cache_key(records)
+    assert key == command._cache_key(records) != command._cache_key(records[:1])
+    monkeypatch.setattr(command, "SamplingConfig", partial(SamplingConfig, max_runs=3))
+    assert command._cache_key(records) != key
 
 
 def test_from_clips_to_weights_in_one_command(shared_clips: Path, repository: Path, tmp_path: Path) -> None:

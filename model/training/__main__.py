@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..config import SamplingConfig
 from ..scene import SceneNetwork
 from ..transform import ViewConfig, split_views
 from . import cache, protocol
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         records = load_records(options.data)
-        folder = options.cache / fingerprint(records)[:12]
+        folder = options.cache / _cache_key(records)
         scene = build_scene_network(options.transformer)
         views = {
             variant: cache.build_views(records, variant, folder=folder, layout=VIEWS, workers=options.workers)
@@ -80,6 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command=f"python -m model.training --folds {options.folds} --seed {options.seed}",
     )  # fmt: skip
     return 0
+
+
+def _cache_key(records: Sequence[Record]) -> str:
+    """Other clips, frames or views are kept elsewhere."""
+    return hashlib.sha256(f"{fingerprint(records)} {SamplingConfig()} {VIEWS}".encode()).hexdigest()[:12]
 
 
 def build_weights(
