@@ -15,7 +15,7 @@ class SamplingConfig:
     """Which frames of a clip are read: runs of consecutive frames that start at key frames (after blank frames there).
 
     Reading at a key frame costs one frame; reading anywhere else costs every frame back to the key
-    frame before it. Frames further on told no more (training/EXPERIMENTS.md, "Evidence from one clip").
+    frame before it. Frames further on tell little more (training/EXPERIMENTS.md, "Later frames").
     """
 
     max_runs: int = 4  # runs are spread over the clip, one per chosen key frame; a patch from each
