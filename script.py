@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model.pipeline import RunStats
-    from model.scoring import BatchScorer
+    from model.run.pipeline import RunStats
+    from model.run.scoring import BatchScorer
 
 # Before any import that would look: there is no network, and nothing may try it.
 for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
@@ -49,7 +49,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         f" default: $DATASET_PATH, else {DEFAULT_DATASET}",
     )
     parser.add_argument("--output", type=Path, default=Path("submission.csv"), help="result file; default: %(default)s")
-    parser.add_argument("--weights", type=Path, default=REPOSITORY / "weights", help="folder with manifest.json")
+    parser.add_argument("--weights", type=Path, default=REPOSITORY / "weights/video", help="folder with manifest.json")
     parser.add_argument("--device", help="torch device, e.g. cuda, cuda:1, cpu; default: CUDA if there is one")
     parser.add_argument(
         "--batch-size", type=int, default=0, metavar="N", help="views per batch; default: by free memory"
@@ -75,9 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ["HF_HOME"] = stack.enter_context(scratch)
         except OSError as error:  # the disk is full: most kinds of dataset need no such folder
             log.warning("no temporary folder: %s", error)
-        from model import vendored
+        from model import wheels
 
-        vendored.ensure()  # before anything that needs them; does nothing where requirements.txt was installed
+        wheels.ensure()  # before anything that needs them; does nothing where requirements.txt was installed
         return look_at_videos(options) if options.videos else score_dataset(options)
 
 
@@ -106,8 +106,8 @@ def look_at_videos(options: argparse.Namespace) -> int:
     """Print the verdict of each video named, and write the page if one is asked for. Returns the exit code."""
     with exit_put_off():
         from debug.inspect_video import inspect
-        from model.network import load_detector
-        from model.scoring import choose_device
+        from model.run.scoring import choose_device
+        from model.video.detector import load_detector
         from model.weights import WeightsError
 
     try:
@@ -122,8 +122,8 @@ def look_at_videos(options: argparse.Namespace) -> int:
 def score_dataset(options: argparse.Namespace) -> int:
     """Read, score, write. Returns the exit code."""
     from model.config import LimitsConfig, PipelineConfig, SamplingConfig
-    from model.dataset import DatasetError, open_dataset
-    from model.submission import ResultFile
+    from model.rows.dataset import DatasetError, open_dataset
+    from model.rows.submission import ResultFile
     from model.weights import WeightsError, load_manifest
 
     try:
@@ -137,13 +137,13 @@ def score_dataset(options: argparse.Namespace) -> int:
         log.error("%s", error)
         return 2
 
-    from model.decode_worker import WorkerConfig
-    from model.pipeline import RunStats, run
+    from model.run.pipeline import RunStats, run
+    from model.run.worker import WorkerConfig
 
     def build_scorer() -> BatchScorer:
         with exit_put_off():
-            from model.network import load_detector
-            from model.scoring import BatchScorer, choose_device
+            from model.run.scoring import BatchScorer, choose_device
+            from model.video.detector import load_detector
 
             device = choose_device(options.device)
             return BatchScorer(lambda on: load_detector(options.weights, on), device, batch_views=config.batch_views)

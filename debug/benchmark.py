@@ -24,9 +24,9 @@ from pathlib import Path
 from debug import benchmark_stages as stages
 from debug.benchmark_clips import ClipPlan, make_clips, plan_clips
 from model.config import LimitsConfig, SamplingConfig
-from model.dataset import VIDEO_SUFFIXES, open_dataset
-from model.decode_worker import WorkerConfig
-from model.pipeline import RunStats, available_cores
+from model.rows.dataset import VIDEO_SUFFIXES, open_dataset
+from model.run.pipeline import RunStats, available_cores
+from model.run.worker import WorkerConfig
 from model.weights import MANIFEST_NAME, load_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("folder", nargs="?", type=Path, help="folder of videos; default: clips of our own")
     parser.add_argument("--clips", type=int, default=12, help="how many clips; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each rate; default: %(default)s")
-    parser.add_argument("--weights", type=Path, default=ROOT / "weights", help="folder with manifest.json")
+    parser.add_argument("--weights", type=Path, default=ROOT / "weights" / "video", help="folder with manifest.json")
     parser.add_argument("--device", help="torch device; default: CUDA if there is one")
     parser.add_argument("--workers", type=int, nargs="+", help="default: 1, 2, 4, ... and one per core")
     parser.add_argument("--memory-rows", type=int, nargs=2, default=(200, 2000), metavar=("FEW", "MANY"))
@@ -113,8 +113,8 @@ def _find_clips(options: argparse.Namespace) -> list[Path]:
 def _measure(
     clips: Sequence[bytes], worker: WorkerConfig, options: argparse.Namespace, counts: Sequence[int], folder: Path
 ) -> Round:
-    from model.network import load_detector
-    from model.scoring import BatchScorer, choose_device
+    from model.run.scoring import BatchScorer, choose_device
+    from model.video.detector import load_detector
 
     device = choose_device(options.device)
     scorer = BatchScorer(lambda on: load_detector(options.weights, on), device)

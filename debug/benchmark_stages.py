@@ -18,16 +18,16 @@ import numpy as np
 import torch
 
 from model.config import PipelineConfig, SamplingConfig
-from model.dataset import ClipDataset, Row
-from model.decode_worker import WorkerConfig
-from model.network import Detector, ViewNetwork, clip_outputs
-from model.pipeline import RunStats, available_cores, run
-from model.scoring import BatchScorer, Scorer
-from model.submission import ResultFile
-from model.transform import cut_views, trim_bars
-from model.video import read_clip
+from model.rows.dataset import ClipDataset, Row
+from model.rows.submission import ResultFile
+from model.run.pipeline import RunStats, available_cores, run
+from model.run.pool import DecodePool
+from model.run.scoring import BatchScorer, Scorer
+from model.run.worker import WorkerConfig
+from model.video.detector import Detector, ViewNetwork, clip_outputs
+from model.video.reading import read_clip
+from model.video.views import cut_views, trim_bars
 from model.weights import load_manifest, load_tensors
-from model.workers import DecodePool
 
 ROOT = Path(__file__).resolve().parent.parent
 NAIVE_FRAMES = 16

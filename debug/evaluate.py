@@ -22,8 +22,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from debug.check_submission import check_result, read_rows
 from debug.environment import ENVIRONMENTS, BuildError, get_interpreter, get_pyseccomp
-from debug.result import check_result, read_rows
 from debug.sandbox import SandboxError, run_sandboxed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ def step(number: int, title: str) -> Iterator[None]:
 
 def build_debug_dataset(interpreter: Path, out: Path, options: argparse.Namespace) -> tuple[Path, Path]:
     """(data folder, solution.csv), built by the evaluated environment: it has PyAV, NumPy and PyArrow."""
-    command = [str(interpreter), "-m", "debug.dataset", str(out / "dataset"), "--layout", options.layout]
+    command = [str(interpreter), "-m", "debug.challenge_set", str(out / "dataset"), "--layout", options.layout]
     command += ["--cache", str(options.cache), *(["--no-footage"] if options.no_footage else [])]
     result = subprocess.run(command, cwd=ROOT, env=clean_environment(interpreter), check=False)
     if result.returncode != 0:
@@ -209,7 +209,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--data-dir", type=Path, metavar="DIR", help="a dataset of your own; default: the debug dataset"
     )
     parser.add_argument("--solution", type=Path, metavar="CSV", help="id,pred,source,split for --data-dir")
-    parser.add_argument("--layout", default="parquet", help="of the debug dataset, see debug.dataset; default: parquet")
+    parser.add_argument("--layout", default="parquet", help="see debug.challenge_set; default: parquet")
     parser.add_argument("--no-footage", action="store_true", help="debug dataset from rendered clips alone, no network")
     parser.add_argument(
         "--place", choices=("auto", "tmp-data", "variable"), default="auto",

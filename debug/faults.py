@@ -31,16 +31,16 @@ from pathlib import Path
 
 import numpy as np
 
-from debug.dataset import build_examples, write_parquet
+from debug.challenge_set import build_examples, write_parquet
 from debug.kills import ROOT, STAGES, KillOutcome, kill_runs, read_scores
 from debug.mutations import mutate
+from debug.toy_clips import FAMILIES, clip
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig
-from model.dataset import ClipDataset, Row
-from model.decode_worker import WorkerConfig
-from model.pipeline import run
-from model.submission import ResultFile
-from model.transform import ViewConfig
-from tests.clips import FAMILIES, clip
+from model.rows.dataset import ClipDataset, Row
+from model.rows.submission import ResultFile
+from model.run.pipeline import run
+from model.run.worker import WorkerConfig
+from model.video.views import ViewConfig
 
 _SOUND_EVERY = 5  # one sound clip after so many damaged ones
 _LOOK_SECONDS = 0.05  # how often the result file is looked at
@@ -134,8 +134,8 @@ def score(
 def _real_network(weights: Path):  # type: ignore[no-untyped-def]
     import torch
 
-    from model.network import load_detector
-    from model.scoring import BatchScorer
+    from model.run.scoring import BatchScorer
+    from model.video.detector import load_detector
     from model.weights import load_manifest
 
     return load_manifest(weights).views, lambda: BatchScorer(lambda on: load_detector(weights, on), torch.device("cpu"))

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from debug.look import ClipLook, heat_map, look_at_video, score_moments
+from debug.explain import ClipLook, heat_map, look_at_video, score_moments
 from model.config import LimitsConfig, SamplingConfig
-from model.dataset import VIDEO_SUFFIXES
-from model.network import Detector
-from model.video import VideoReadError, read_clip
+from model.rows.dataset import VIDEO_SUFFIXES
+from model.video.detector import Detector
+from model.video.reading import VideoReadError, read_clip
 
 if TYPE_CHECKING:
-    from debug.page import Page
+    from debug.markup import Page
 
 _MAX_HEAT_MAPS = 3  # frames of a clip that get one
 _MAX_MOMENTS = 16  # points of the curve over time
@@ -56,7 +56,7 @@ def find_videos(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_hidden(path: Path) -> bool:
-    """As for model.dataset: anything in a hidden folder, or the half-copied `._clip.mp4` of some systems."""
+    """As for model.rows.dataset: anything in a hidden folder, or the half-copied `._clip.mp4` of some systems."""
     return any(part.startswith(".") for part in path.parts)
 
 
@@ -111,7 +111,7 @@ def explain_score(score: float) -> str:
 
 
 def _new_page(videos: Sequence[Path]) -> Page:
-    from debug.page import Page
+    from debug.markup import Page
 
     noun = "video" if len(videos) == 1 else "videos"
     lead = "Scores are log-likelihood ratios: above 0 speaks for generated, below for real. The pixels alone decide."
@@ -119,32 +119,32 @@ def _new_page(videos: Sequence[Path]) -> Page:
 
 
 def _video_section(verdict: Verdict, look: ClipLook | None, detector: Detector) -> list[str]:
-    from debug import page
+    from debug import markup
     from debug.report.strips import frame_strip
 
     if look is None or verdict.score is None:
-        return [page.box("warning", "No score.", verdict.reason)]
+        return [markup.box("warning", "No score.", verdict.reason)]
     clip = look.clip
     height, width = clip.runs[0].shape[1:3]
     tiles = [
-        page.tile("Verdict", verdict.pred),
-        page.tile("Score", f"{verdict.score:+.2f}", "above 0: generated"),
-        page.tile("Frames read", str(clip.num_frames), f"{width} x {height}, {clip.decoder}"),
+        markup.tile("Verdict", verdict.pred),
+        markup.tile("Score", f"{verdict.score:+.2f}", "above 0: generated"),
+        markup.tile("Frames read", str(clip.num_frames), f"{width} x {height}, {clip.decoder}"),
     ]
     size = detector.view_config.size
-    parts = [f'<div class="tiles">{"".join(tiles)}</div>', page.paragraph(explain_score(verdict.score))]
+    parts = [f'<div class="tiles">{"".join(tiles)}</div>', markup.paragraph(explain_score(verdict.score))]
     if verdict.reason:
-        parts.append(page.box("note", "Read with losses.", verdict.reason))
+        parts.append(markup.box("note", "Read with losses.", verdict.reason))
     parts += ["<h3>Over time</h3>", _timeline(verdict, detector)]
     parts += [
         "<h3>Where in the frame</h3>",
-        page.paragraph(
+        markup.paragraph(
             "Measured: a dense grid of overlapping patches is scored, each as if all patches of the clip were like it,"
             f" and each place takes the mean of its patches. They are {size} pixels wide: nothing finer is told."
         ),
         f'<div class="figures">{"".join(_heat_figures(look, detector))}</div>',
         "<h3>Frames behind the score</h3>",
-        page.paragraph("Outlines are the views: vermilion speaks for generated, blue for real."),
+        markup.paragraph("Outlines are the views: vermilion speaks for generated, blue for real."),
         frame_strip(look, max_frames=12),
     ]
     return parts
@@ -152,7 +152,7 @@ def _video_section(verdict: Verdict, look: ClipLook | None, detector: Detector) 
 
 def _timeline(verdict: Verdict, detector: Detector) -> str:
     """The score that each moment would have alone, over time."""
-    from debug.page import BLUE, VERMILION, figure
+    from debug.markup import BLUE, VERMILION, figure
     from debug.report.figures import new_figure
 
     clip = read_clip(str(verdict.path), _TIMELINE_SAMPLING, LimitsConfig())
@@ -175,7 +175,7 @@ def _timeline(verdict: Verdict, detector: Detector) -> str:
 
 def _heat_figures(look: ClipLook, detector: Detector) -> list[str]:
     """The first frame of up to three runs or moments, with the evidence laid over it."""
-    from debug.page import figure
+    from debug.markup import figure
     from debug.report.figures import new_figure
 
     picks = np.unique(np.linspace(0, len(look.frames) - 1, min(_MAX_HEAT_MAPS, len(look.frames))).round().astype(int))
@@ -207,12 +207,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m debug.inspect_video", description=__doc__.splitlines()[0])
     parser.add_argument("videos", nargs="+", type=Path, help="video files or folders of them")
     parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page with frames, curve and heat maps")
-    parser.add_argument("--weights", type=Path, default=Path(__file__).resolve().parent.parent / "weights")
+    parser.add_argument("--weights", type=Path, default=Path(__file__).resolve().parent.parent / "weights" / "video")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     import torch
 
-    from model.network import load_detector
+    from model.video.detector import load_detector
     from model.weights import WeightsError
 
     try:

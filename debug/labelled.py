@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from model.training.data import LABELS, LabelledDataError, Record, load_records
+from model.training.clips import LABELS, LabelledDataError, Record, load_records
 
 SOLUTION_COLUMNS = ("id", "pred", "source", "split")
 KEY_COLUMNS = (

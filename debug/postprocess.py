@@ -1,6 +1,6 @@
 """Post-process labelled clips as Task 2 may: `python -m debug.postprocess CLIPS OUT`.
 
-Every clip, real and generated alike, goes through a ladder of operations and severities (model.training.postprocess).
+Every clip, real and generated alike, goes through a ladder of operations and severities (model.video.copies).
 OUT/clips/<operation>/<severity>/… holds the results and OUT/manifest.csv names them, in the form that debug.labelled
 and the training read. A run that was stopped goes on where it stood when the same command is given again.
 
@@ -29,14 +29,14 @@ from tqdm import tqdm
 
 from debug.labelled import probe_video, select_records
 from model.config import LimitsConfig, SamplingConfig
-from model.training import postprocess
-from model.training.data import LabelledDataError, Record, fingerprint, load_records
-from model.video import VideoReadError, read_clip
+from model.training.clips import LabelledDataError, Record, fingerprint, load_records
+from model.video import copies
+from model.video.reading import VideoReadError, read_clip
 
 FOUND = "found"  # a copy of the file itself: what every step is compared with
 PLAIN = "none"  # encoded only, as every pixel operation's result is
 CHAIN = "chain"  # a random chain of operations that ends in a codec, as the training draws them
-OPERATIONS = (FOUND, PLAIN, *postprocess.OPERATIONS, CHAIN)
+OPERATIONS = (FOUND, PLAIN, *copies.OPERATIONS, CHAIN)
 _UNGRADED = (FOUND, PLAIN, CHAIN)  # they have no severity of their own: 0
 _TRANSPARENT_CRF = 17  # H.264 quality that hardly changes a pixel: what carries pixel operations' results
 _DEFAULT_FPS = 25.0  # where the container does not tell
@@ -76,8 +76,8 @@ def plan_variants(
         if operation not in OPERATIONS:
             raise LabelledDataError(f"operation {operation!r}; valid operations: {', '.join(OPERATIONS)}")
     for severity in severities:
-        if severity not in postprocess.SEVERITIES:
-            raise LabelledDataError(f"severity {severity}; valid severities: {postprocess.SEVERITIES}")
+        if severity not in copies.SEVERITIES:
+            raise LabelledDataError(f"severity {severity}; valid severities: {copies.SEVERITIES}")
     steps = [
         (operation, severity)
         for operation in operations
@@ -105,15 +105,15 @@ def process_frames(
     codec, crf = "h264", _TRANSPARENT_CRF
     steps: list[tuple[str, int]] = []
     if operation == CHAIN:
-        steps = postprocess.random_chain(rng)
+        steps = copies.random_chain(rng)
     elif operation != PLAIN:
         steps = [(operation, severity)]
-    if steps and steps[-1][0] in postprocess.CODEC_OPERATIONS:
+    if steps and steps[-1][0] in copies.CODEC_OPERATIONS:
         codec, codec_severity = steps.pop()
-        crf = postprocess.choose_crf(codec, codec_severity, rng)
+        crf = copies.choose_crf(codec, codec_severity, rng)
     num_frames = len(frames_thwc)
-    frames_thwc = postprocess.apply_chain(frames_thwc, steps, rng)
-    return postprocess.encode(frames_thwc, codec, crf, fps=fps * len(frames_thwc) / num_frames)
+    frames_thwc = copies.apply_chain(frames_thwc, steps, rng)
+    return copies.encode(frames_thwc, codec, crf, fps=fps * len(frames_thwc) / num_frames)
 
 
 def process_clip(variant: Variant, out: str, seed: int, max_frames: int) -> str:
@@ -221,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("clips", type=Path, help="folder with manifest.csv, or real/<source>/, generated/<source>/")
     parser.add_argument("out", type=Path, help="folder to make or to go on with")
     parser.add_argument("--operations", nargs="+", default=list(OPERATIONS), metavar="NAME", help=", ".join(OPERATIONS))
-    parser.add_argument("--severities", nargs="+", type=int, default=list(postprocess.SEVERITIES), metavar="N")
+    parser.add_argument("--severities", nargs="+", type=int, default=list(copies.SEVERITIES), metavar="N")
     parser.add_argument("--per-clip", type=int, metavar="N", help="draw N steps for each clip, not all")
     parser.add_argument("--limit", type=int, help="at most this many clips, spread over sources and classes")
     parser.add_argument("--max-frames", type=int, default=64, help="frames kept of each clip (default: 64)")

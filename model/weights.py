@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .transform import ViewConfig
+from .video.views import ViewConfig
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ def load_tensors(manifest: Manifest) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from .packed import unpack
+    from .quantised import unpack
 
     path = manifest.path.with_name(manifest.file)
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.training.postprocess import encode
+from model.video.copies import encode
 
 SOURCES = {"real": ("canon", "phone"), "generated": ("modelscope", "sora", "wan")}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model.training import postprocess
-from model.training.data import Record
+from model.training.clips import Record
+from model.video import copies
 
 
 def made_up_records(families: int = 12, clips: int = 4) -> list[Record]:
@@ -25,5 +25,5 @@ def made_up_records(families: int = 12, clips: int = 4) -> list[Record]:
 def made_up_footage(length: int = 8, height: int = 120, width: int = 160) -> np.ndarray:
     """A textured scene that moves one pixel a frame, uint8 (length, height, width, 3)."""
     noise = np.random.default_rng(0).integers(0, 256, (height // 8 + 4, width // 8 + 4, 3), dtype=np.uint8)
-    scene = postprocess.resize_frames(noise[None], height + 32, width + 32)[0]
+    scene = copies.resize_frames(noise[None], height + 32, width + 32)[0]
     return np.stack([scene[t : t + height, t : t + width] for t in range(length)])

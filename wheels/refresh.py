@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from model.vendored import CHECKSUMS, VendoredError, load_checksums  # noqa: E402 - the path is set just above
+from model.wheels import CHECKSUMS, VendoredError, load_checksums  # noqa: E402 - the path is set just above
 
 OLDEST_PYTHON = "3.10"  # a wheel that serves it by the stable ABI, or needs no ABI, serves every newer Python too
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux2010_x86_64")

@@ -1,7 +1,7 @@
 """One HTML page about a submission: where it fails, and whether the test set can be trusted.
 
 python -m debug.report solution.csv submission.csv --key key.csv --dataset DATASET --weights weights
-python -m debug.report --scores weights/cross_validation.csv --clips CLIPS
+python -m debug.report --scores weights/video/cross_validation.csv --clips CLIPS
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from debug.report.rows import build_rows, submission_from_scores
 from debug.report.scores import choose_columns, tables_from_scores
 
 if TYPE_CHECKING:
-    from model.network import Detector
+    from model.video.detector import Detector
 
 _LOG_LINE = re.compile(r"(\d+) not scored: (.+)")
 
@@ -115,7 +115,7 @@ def collect_parts(rows: pd.DataFrame, options: argparse.Namespace) -> ReportPart
 def _load_videos(dataset: Path, ids: set[str], *, plain: bool) -> dict[str, bytes | str]:
     """The videos of the ids; in a plain folder these are paths."""
     from debug.report.strips import load_videos
-    from model.dataset import DatasetError
+    from model.rows.dataset import DatasetError
 
     if plain:
         return {clip_id: str(dataset / clip_id) for clip_id in ids if (dataset / clip_id).is_file()}
@@ -128,7 +128,7 @@ def _load_videos(dataset: Path, ids: set[str], *, plain: bool) -> dict[str, byte
 def _load_detector(folder: Path, device: str) -> Detector:
     import torch
 
-    from model.network import load_detector
+    from model.video.detector import load_detector
     from model.weights import WeightsError
 
     try:

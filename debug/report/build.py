@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from debug import page
+from debug import markup
 from debug.calibration import reliability, source_weights
+from debug.markup import Page
 from debug.metric import LABELS, SPLITS, SplitMetrics, measure_split, select_split, source_accuracies
-from debug.page import Page
 from debug.report import confounds, figures
 from debug.report.rows import SHORTCUTS, mean_over_sources, mean_table, order_operations
 
@@ -88,19 +88,19 @@ def _summary(
     overall = splits["private"]
     intervals = {key: f"95%: {value}" for key, value in overall.intervals.items()}
     tiles = [
-        page.tile("Balanced accuracy", _show(overall.balanced_accuracy), intervals.get("balanced_accuracy", "")),
-        page.tile("Public split", _show(splits["public"].balanced_accuracy), f"{splits['public'].num_rows} clips"),
-        page.tile("Generated found", _show(overall.generated_accuracy), intervals.get("generated_accuracy", "")),
-        page.tile("Real kept", _show(overall.real_accuracy), intervals.get("real_accuracy", "")),
-        page.tile("ROC AUC", _show(overall.roc_auc), intervals.get("roc_auc", "")),
+        markup.tile("Balanced accuracy", _show(overall.balanced_accuracy), intervals.get("balanced_accuracy", "")),
+        markup.tile("Public split", _show(splits["public"].balanced_accuracy), f"{splits['public'].num_rows} clips"),
+        markup.tile("Generated found", _show(overall.generated_accuracy), intervals.get("generated_accuracy", "")),
+        markup.tile("Real kept", _show(overall.real_accuracy), intervals.get("real_accuracy", "")),
+        markup.tile("ROC AUC", _show(overall.roc_auc), intervals.get("roc_auc", "")),
     ]
     if overall.best:
         best = overall.best
         more = f"at {best.threshold:+.2f}: {best.loss:.3f} lost at 0"
-        tiles.append(page.tile("At the best threshold", _show(best.balanced_accuracy), more))
-        tiles.append(page.tile("Cllr", f"{overall.cllr:.3f} bits", f"{overall.min_cllr:.3f} by ranking alone"))
-    tiles.append(page.tile("No score", f"{overall.fail_rate:.1%}", f"{round(overall.fail_rate * len(rows))} clips"))
-    table = page.table(
+        tiles.append(markup.tile("At the best threshold", _show(best.balanced_accuracy), more))
+        tiles.append(markup.tile("Cllr", f"{overall.cllr:.3f} bits", f"{overall.min_cllr:.3f} by ranking alone"))
+    tiles.append(markup.tile("No score", f"{overall.fail_rate:.1%}", f"{round(overall.fail_rate * len(rows))} clips"))
+    table = markup.table(
         ["split", "clips", "balanced accuracy", "interval", "generated", "real", "ROC AUC"],
         [
             (
@@ -125,7 +125,7 @@ def findings(
     strongest = max(classifiers, key=lambda c: c.balanced_accuracy, default=None)
     if strongest and strongest.balanced_accuracy > ours.balanced_accuracy - confounds.CLOSE:
         boxes.append(
-            page.box(
+            markup.box(
                 "warning",
                 "This test set gives the label away.",
                 f"Container numbers alone (resolution, frame rate, bitrate, duration) reach a balanced accuracy of"
@@ -137,7 +137,7 @@ def findings(
     if abs(gap) > 0.1:
         kind = ("real", "generated") if gap > 0 else ("generated", "real")
         boxes.append(
-            page.box(
+            markup.box(
                 "warning",
                 "The threshold favours one class.",
                 f"{overall.generated_accuracy:.2f} of generated but {overall.real_accuracy:.2f} of real clips are"
@@ -146,17 +146,17 @@ def findings(
         )
     if overall.best and overall.best.loss > 0.015:
         boxes.append(
-            page.box(
+            markup.box(
                 "note",
                 "Balanced accuracy is lost at the threshold.",
                 f"{overall.best.loss:.3f} more would be had at {overall.best.threshold:+.2f} instead of 0.",
             )
         )
     if count := int(rows["missing"].sum()):
-        boxes.append(page.box("warning", f"{count} clips are missing from the submission.", "They count as wrong."))
+        boxes.append(markup.box("warning", f"{count} clips are missing from the submission.", "They count as wrong."))
     if count := int(np.isinf(rows["score"]).sum()):
         boxes.append(
-            page.box(
+            markup.box(
                 "note",
                 f"{count} scores are infinite.",
                 "Figures show them at their edge; a single one on the wrong side makes Cllr infinite.",
@@ -167,7 +167,7 @@ def findings(
     if len(lost):
         names = ", ".join(f"{row.label} {row.source} {row.accuracy:.2f}" for row in lost.head(6).itertuples())
         boxes.append(
-            page.box("note", f"{len(lost)} sources of 4 or more clips are below one half.", f"Worst: {names}.")
+            markup.box("note", f"{len(lost)} sources of 4 or more clips are below one half.", f"Worst: {names}.")
         )
     return boxes
 
@@ -176,7 +176,7 @@ def _sources(rows: pd.DataFrame) -> list[str]:
     accuracies = source_accuracies(rows)
     bars = [figures.source_bars(accuracies[accuracies["label"] == label], label) for label in LABELS]
     medians = rows[rows["score"].notna()].groupby(["label", "source"])["score"].median().to_dict()
-    table = page.table(
+    table = markup.table(
         ["class", "source", "clips", "accuracy", "median score"],
         [
             (
@@ -190,7 +190,7 @@ def _sources(rows: pd.DataFrame) -> list[str]:
         ],
         numeric=(2, 3, 4),
     )
-    return [f'<div class="figures">{"".join(bars)}</div>', page.folded(f"All {len(accuracies)} sources", table)]
+    return [f'<div class="figures">{"".join(bars)}</div>', markup.folded(f"All {len(accuracies)} sources", table)]
 
 
 def _operations(rows: pd.DataFrame) -> list[str]:
@@ -228,7 +228,7 @@ def _operations(rows: pd.DataFrame) -> list[str]:
         values = [mean_over_sources(classes[label]) for label in LABELS]
         medians = [_show(classes[label]["score"].dropna().median(), 2) for label in LABELS]
         table.append((operation or "as found", len(group), _show(sum(values) / 2), *map(_show, values), *medians))
-    listing = page.table(
+    listing = markup.table(
         ["operation", "clips", "balanced accuracy", "generated", "real", "median generated", "median real"],
         sorted(table, key=lambda cells: str(cells[2])),
         caption="An operation that lowers one class and spares the other moves the threshold, not the ranking.",
@@ -241,7 +241,7 @@ def _calibration(rows: pd.DataFrame, overall: SplitMetrics) -> list[str]:
     scored = rows[rows["score"].notna()]
     is_generated = (scored["label"] == "generated").to_numpy()
     if not overall.best:
-        return [page.paragraph("Both classes need clips with a score for this.")]
+        return [markup.paragraph("Both classes need clips with a score for this.")]
     scores = scored["score"].to_numpy()
     weights = source_weights(is_generated, scored["source"].to_numpy())
     drawn = (
@@ -257,7 +257,7 @@ def _shortcuts(rows: pd.DataFrame, overall: SplitMetrics, classifiers: list[conf
     columns = confounds.present_shortcuts(rows)
     bands = {column: confounds.accuracy_bands(rows, column) for column in columns}
     bars = [figures.band_bars(bands[column], SHORTCUTS[column]) for column in columns if len(bands[column]) > 1]
-    compared = page.table(
+    compared = markup.table(
         ["what decides", "balanced accuracy", "ROC AUC"],
         [
             ("this submission", _show(overall.balanced_accuracy), _show(overall.roc_auc)),
@@ -272,7 +272,7 @@ def _shortcuts(rows: pd.DataFrame, overall: SplitMetrics, classifiers: list[conf
         numeric=(1, 2),
     )
     correlations = confounds.score_correlations(rows)
-    matched = page.table(
+    matched = markup.table(
         ["shortcut", *(f"rank correlation, {label}" for label in correlations.index), "balanced accuracy in bands"],
         [
             (
@@ -292,10 +292,10 @@ def _shortcuts(rows: pd.DataFrame, overall: SplitMetrics, classifiers: list[conf
 def _fallbacks(parts: ReportParts) -> list[str]:
     rows = parts.rows
     lost = rows[rows["score"].isna()]
-    shown = [page.paragraph(f"{len(lost)} of {len(rows)} clips have no score.")]
+    shown = [markup.paragraph(f"{len(lost)} of {len(rows)} clips have no score.")]
     if parts.log_reasons:
         shown.append(
-            page.table(
+            markup.table(
                 ["rows", "reason in the log"], [(n, text) for text, n in parts.log_reasons.items()], numeric=(0,)
             )
         )
@@ -306,11 +306,11 @@ def _fallbacks(parts: ReportParts) -> list[str]:
             else (row.label, row.source, row.id, row.pred, parts.fallbacks.get(row.id, ""))
             for row in lost.itertuples()
         ]
-        shown.append(page.folded("Clips", page.table(["class", "source", "id", "pred", "reason"], listing)))
+        shown.append(markup.folded("Clips", markup.table(["class", "source", "id", "pred", "reason"], listing)))
     seconds = rows["time"].to_numpy()
     known = seconds[np.isfinite(seconds)]
     if len(known):
         shown.append(f'<div class="figures">{figures.time_histogram(known)}</div>')
     else:
-        shown.append(page.paragraph("The submission has no time column (script.py writes it with --time)."))
+        shown.append(markup.paragraph("The submission has no time column (script.py writes it with --time)."))
     return shown

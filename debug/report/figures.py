@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from debug.calibration import ReliabilityBin, best_threshold
+from debug.markup import BLUE, CLASS_COLOURS, CLASS_HATCHES, GREEN, GREY, figure
 from debug.metric import LABELS
-from debug.page import BLUE, CLASS_COLOURS, CLASS_HATCHES, GREEN, GREY, figure
 from debug.report.confounds import Band
 
 # 4.8 inches are 346 points: 8.5-point text stays readable on a phone 360 pixels wide

@@ -1,4 +1,4 @@
-"""Scores by file name, such as the out-of-fold scores in weights/cross_validation.csv, as the report's three tables.
+"""Scores by file name, such as those in weights/video/cross_validation.csv, as the report's three tables.
 
 No dataset has to be built first: the id of a clip is its file name, and each column of scores becomes one operation.
 """
@@ -14,7 +14,7 @@ import pandas as pd
 from debug.labelled import KEY_COLUMNS, anonymise_sources, assign_splits, probe_video
 from debug.metric import LABELS, SOLUTION_COLUMNS, MetricError
 from debug.postprocess import CHAIN, FOUND
-from model.training.data import LabelledDataError, Record, load_records
+from model.training.clips import LabelledDataError, Record, load_records
 
 # column -> operation: the plain name, or the two that the training writes
 DEFAULT_COLUMNS = ({"score": FOUND}, {"score_clean": FOUND, "score_post": CHAIN})

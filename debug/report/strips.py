@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from debug.look import ClipLook, FrameLook, look_at_video
-from debug.page import CLASS_COLOURS, escape, frame_image, paragraph
+from debug.explain import ClipLook, FrameLook, look_at_video
+from debug.markup import CLASS_COLOURS, escape, frame_image, paragraph
 from model.config import LimitsConfig, SamplingConfig
-from model.dataset import open_dataset
-from model.network import Detector
-from model.video import VideoReadError, read_clip
+from model.rows.dataset import open_dataset
+from model.video.detector import Detector
+from model.video.reading import VideoReadError, read_clip
 
 _MAX_FRAMES = 8  # frames of one strip
 _EVIDENCE_KEY = (

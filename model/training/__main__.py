@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from ..config import SamplingConfig
-from ..scene import SceneNetwork
-from ..transform import ViewConfig, split_views
+from ..video.scene import SceneNetwork
+from ..video.views import ViewConfig, split_views
 from . import cache, protocol
-from .data import LabelledDataError, Record, assign_folds, fingerprint, load_records
-from .evaluate import family_recalls, metadata_only_scores, summarise, write_scores
+from .clips import LabelledDataError, Record, assign_folds, fingerprint, load_records
 from .export import SCENE, WEIGHTS_NAME, build_feature_network, build_scene_network, export_weights
 from .features import FirstStream, load_features, load_scenes
 from .fit import FitConfig, merge_heads, merge_linear_heads
+from .record import family_recalls, metadata_only_scores, summarise, write_scores
 
 VIEWS = ViewConfig()  # what script.py cuts; everything is learnt from these and measured on them
 BACKBONE = "tf_efficientnet_lite0"
@@ -34,7 +34,7 @@ KERNEL_MACHINES = {  # by what they read
     "scenes": FitConfig(num_components=150, kernel_width=2.0),
     "class_tokens": FitConfig(num_components=250, kernel_width=2.0),
 }
-_COMMITTED = Path(__file__).resolve().parents[2] / "weights" / WEIGHTS_NAME
+_COMMITTED = Path(__file__).resolve().parents[2] / "weights" / "video" / WEIGHTS_NAME
 
 Features = Mapping[str, np.ndarray]  # variant -> clip features, float32 (N, D)
 

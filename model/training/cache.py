@@ -14,10 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import LimitsConfig, SamplingConfig
-from ..transform import ViewConfig, cut_views, trim_bars
-from ..video import VideoReadError, read_clip
-from . import postprocess
-from .data import LabelledDataError, Record
+from ..video import copies
+from ..video.reading import VideoReadError, read_clip
+from ..video.views import ViewConfig, cut_views, trim_bars
+from .clips import LabelledDataError, Record
 
 AS_FOUND = "clean"  # read as in the challenge
 PROCESSED = "post"  # the fixed post-processed copy that is measured, and learnt from in other families
@@ -87,12 +87,12 @@ def _read_views(record: Record, *, variant: str, layout: ViewConfig) -> np.ndarr
 def process(frames_thwc: np.ndarray, variant: str, file: str) -> np.ndarray:
     """The post-processed copy of a clip's frames that variant and file name decide, whatever its class."""
     rng = np.random.default_rng([zlib.crc32(variant.encode()), zlib.crc32(file.encode())])
-    chain = postprocess.random_chain(rng)
+    chain = copies.random_chain(rng)
     for step in [step for step in chain if step[0] == "frame_rate"]:  # first, while all frames are there
-        frames_thwc = postprocess.apply_chain(frames_thwc, [step], rng)
+        frames_thwc = copies.apply_chain(frames_thwc, [step], rng)
     frames_thwc = frames_thwc[:_KEPT_FRAMES]
     frames_thwc = _bound(frames_thwc, rng)
-    return postprocess.apply_chain(frames_thwc, [step for step in chain if step[0] != "frame_rate"], rng)
+    return copies.apply_chain(frames_thwc, [step for step in chain if step[0] != "frame_rate"], rng)
 
 
 def _bound(frames_thwc: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -105,4 +105,4 @@ def _bound(frames_thwc: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         top, left = rng.integers(height - kept_h + 1), rng.integers(width - kept_w + 1)
         return np.ascontiguousarray(frames_thwc[:, top : top + kept_h, left : left + kept_w])
-    return postprocess.resize_frames(frames_thwc, kept_h, kept_w)
+    return copies.resize_frames(frames_thwc, kept_h, kept_w)

@@ -1,4 +1,4 @@
-"""Fitted heads and frozen networks become weights/detector.safetensors and weights/manifest.json."""
+"""Fitted heads and frozen networks become weights/video/detector.safetensors and weights/video/manifest.json."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from timm.layers import resample_abs_pos_embed
 
-from ..network import ViewNetwork
-from ..packed import pack, unpack
-from ..scene import SceneNetwork
-from ..traces import FeatureNetwork
-from ..transform import ViewConfig
+from ..quantised import pack, unpack
+from ..video.detector import ViewNetwork
+from ..video.scene import SceneNetwork
+from ..video.traces import FeatureNetwork
+from ..video.views import ViewConfig
 from ..weights import FORMAT_VERSION, MANIFEST_NAME
 from .fit import Head, LinearHead
 

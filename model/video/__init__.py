@@ -1,0 +1,1 @@
+"""Video: reading, views, networks, the detector."""

@@ -1,0 +1,158 @@
+"""A look at single videos: verdicts, frames, heat maps. The detector is a plain stand-in whose answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from debug import explain, inspect_video
+from model.config import LimitsConfig, SamplingConfig
+from model.video.copies import encode
+from model.video.detector import Kind
+from model.video.reading import Clip, read_clip
+from model.video.views import ViewConfig, split_views
+from tests.clip_folder import render_frames
+
+SIZE = 32
+
+
+class Brightness:
+    """Stands in for the detector: bright is generated. Its score is linear, so every figure can be worked out."""
+
+    view_config = ViewConfig(num_patches=4, num_resized=2, num_frames=2, size=SIZE, resized_size=SIZE)
+
+    def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
+        return views.float().mean(dim=(1, 2, 3, 4))[:, None] / 128 - 1
+
+    def clip_outputs(self, views: np.ndarray) -> np.ndarray:
+        patches, resized = map(torch.from_numpy, split_views(views, self.view_config))
+        return torch.cat([self.outputs(patches, "patch"), self.outputs(resized, "resized")]).numpy()
+
+    def score(self, outputs: np.ndarray) -> float:
+        assert outputs.shape == (self.view_config.num_views, 1)
+        return float(outputs.mean())
+
+    def view_scores(self, outputs: np.ndarray) -> np.ndarray:
+        return outputs[:, 0]
+
+
+def make_clip(*, num_frames: int = 8, height: int = 64, width: int = 96) -> Clip:
+    """Dark on the left, bright on the right."""
+    frames = np.zeros((num_frames, height, width, 3), np.uint8)
+    frames[:, :, width // 2 :] = 255
+    return Clip((frames,), (np.arange(num_frames) / 10,), "test")
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name, level in (("bright.mkv", 230), ("dark.mkv", 20)):
+        frames = np.full((10, 48, 64, 3), level, np.uint8)
+        frames[:, ::7] = render_frames(0, generated=False, num_frames=10, height=48, width=64)[:, ::7]
+        (folder / name).write_bytes(encode(frames, "h264", 20, fps=10.0))
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def test_the_score_is_the_detectors_and_frames_add_up() -> None:
+    detector, clip = Brightness(), make_clip()
+    seen = explain.look_at_clip(clip, detector)  # type: ignore[arg-type]
+    assert seen.score == pytest.approx(detector.score(seen.outputs))
+    boxes = {box for frame in seen.frames for box in frame.boxes}
+    assert len(boxes) == detector.view_config.num_views
+    for frame in seen.frames:
+        assert frame.evidence == pytest.approx(np.mean([value for _, value in frame.boxes]))
+        assert frame.seconds == pytest.approx(frame.frame / 10)
+        np.testing.assert_array_equal(frame.pixels, clip.runs[0][frame.frame])
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (32, 32), (20, 200), (500, 700)])
+def test_grid_covers_every_pixel_within_its_budget(height: int, width: int) -> None:
+    corners = explain.grid_positions(height, width, SIZE, max_views=60)
+    covered = np.zeros((height, width), bool)
+    for top, left in corners:
+        assert 0 <= top <= max(0, height - SIZE)
+        assert 0 <= left <= max(0, width - SIZE)
+        covered[top : top + SIZE, left : left + SIZE] = True
+    assert covered.all()
+    if height * width <= 64 * 96:
+        assert len(corners) <= 60
+
+
+def test_heat_map_shows_the_side_that_drives_the_score() -> None:
+    detector = Brightness()
+    seen = explain.look_at_clip(make_clip(), detector)  # type: ignore[arg-type]
+    heat = explain.heat_map(seen, seen.frames[0], detector)  # type: ignore[arg-type]
+    assert heat.shape == (64, 96)
+    assert heat[:, :16].max() < heat[:, -16:].min()
+    # a corner lies in one patch of the grid only: all patches like it, resized views as they were
+    resized = seen.outputs[4:].sum()
+    assert heat[0, 0] == pytest.approx((4 * -1 + resized) / 6, abs=0.01)
+    assert heat[-1, -1] == pytest.approx((4 * (255 / 128 - 1) + resized) / 6, abs=0.01)
+
+
+def test_a_frame_smaller_than_a_view_has_one_value() -> None:
+    detector = Brightness()
+    seen = explain.look_at_clip(make_clip(height=20, width=30), detector)  # type: ignore[arg-type]
+    assert np.ptp(explain.heat_map(seen, seen.frames[0], detector)) < 1e-5  # type: ignore[arg-type]
+
+
+def test_moments_are_scored_alone_and_in_order() -> None:
+    frames = np.concatenate([np.full((2, 40, 40, 3), level, np.uint8) for level in (0, 128, 255)])
+    clip = Clip((frames,), (np.arange(6) / 2,), "test")
+    moments = explain.score_moments(clip, Brightness(), max_moments=9)  # type: ignore[arg-type]
+    assert moments == [(0, 0.0, -1.0), (0, 1.0, 0.0), (0, 2.0, pytest.approx(255 / 128 - 1))]
+    assert len(explain.score_moments(clip, Brightness(), max_moments=2)) == 2  # type: ignore[arg-type]
+
+
+def test_inspect_prints_verdicts_and_writes_the_page(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = videos.parent / "page.html"
+    verdicts = inspect_video.inspect([videos], Brightness(), page=page)  # type: ignore[arg-type]
+    assert [(v.path.name, v.pred) for v in verdicts] == [
+        ("bright.mkv", "generated"),
+        ("broken.mp4", ""),
+        ("dark.mkv", "real"),
+    ]
+    assert verdicts[1].score is None
+    assert "not a readable video" in verdicts[1].reason
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("generated   +0.")
+    assert lines[1].startswith("no score ")
+    assert lines[-1] == f"wrote {page}"
+    text = page.read_text(encoding="utf-8")
+    assert text.count("Heat map over the frame.") == 4  # one for each frame read of the two videos that can be
+    assert text.count("Score of 5 moments, each alone") >= 2
+    assert "<script" not in text
+
+
+def test_the_score_is_the_one_that_the_submission_gets(videos: Path) -> None:
+    """Same frames, same views: scoring the file's bytes as script.py does gives the verdict's score."""
+    from model.video.views import cut_views, trim_bars
+
+    detector = Brightness()
+    (verdict,) = inspect_video.inspect([videos / "bright.mkv"], detector)  # type: ignore[arg-type]
+    clip = read_clip((videos / "bright.mkv").read_bytes(), SamplingConfig(), LimitsConfig())
+    views = cut_views(trim_bars(clip.runs), detector.view_config)
+    assert verdict.score == pytest.approx(detector.score(detector.clip_outputs(views)))
+
+
+def test_folders_files_and_absent_paths(videos: Path) -> None:
+    assert [p.name for p in inspect_video.find_videos([videos])] == ["bright.mkv", "broken.mp4", "dark.mkv"]
+    assert inspect_video.find_videos([videos / "notes.txt"]) == [videos / "notes.txt"]  # asked for by name
+    hidden = videos / ".cache"
+    hidden.mkdir()
+    for path in (hidden / "old.mkv", videos / "._dark.mkv"):
+        path.write_bytes(b"half a copy")
+    assert len(inspect_video.find_videos([videos])) == 3
+    with pytest.raises(FileNotFoundError, match="absent does not exist"):
+        inspect_video.find_videos([videos / "absent"])
+
+
+def test_score_in_words() -> None:
+    assert "7.4 times likelier in a generated video than in a real one" in inspect_video.explain_score(2.0)
+    assert "1,097 times likelier in a real video" in inspect_video.explain_score(-7.0)
