@@ -1,7 +1,7 @@
 """What a modality is: what the challenge says of it, and the two parts that the run asks of it.
 
-A row travels one way: rows -> pool -> worker process (`Preparation`) -> scorer (`Detector`) -> result file. The run knows
-these protocols alone, not what a video or a sound is.
+A row travels one way: rows -> pool -> worker process (`Preparation`) -> scorer (`Detector`) -> result file. The run
+knows these protocols alone, not what a video or a sound is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ VIDEO = Modality(
     column_type="Video",
     column_names=("video", "video_bytes", "clip", "mp4", "webm", "mov", "avi", "mkv", "media", "content", "bytes"),
     suffixes=frozenset(
-        [
+        {
             ".mp4",
             ".m4v",
             ".mov",
@@ -57,8 +57,8 @@ VIDEO = Modality(
             ".y4m",
             ".mxf",
             ".vob",
-        ]
-    ),
+        }
+    ),  # fmt: skip
     genuine="real",
     with_time=False,
 )
@@ -67,7 +67,7 @@ AUDIO = Modality(
     column_type="Audio",
     column_names=("audio", "audio_bytes", "speech", "sound", "wav", "flac", "mp3", "ogg", "m4a", "opus"),
     suffixes=frozenset(
-        [
+        {
             ".wav",
             ".flac",
             ".mp3",
@@ -82,8 +82,8 @@ AUDIO = Modality(
             ".aiff",
             ".au",
             ".caf",
-        ]
-    ),
+        }
+    ),  # fmt: skip
     genuine="pristine",
     with_time=True,
 )
