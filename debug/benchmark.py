@@ -23,9 +23,9 @@ from pathlib import Path
 
 from debug import benchmark_stages as stages
 from debug.benchmark_clips import ClipPlan, make_clips, plan_clips
-from model.config import LimitsConfig, SamplingConfig
+from model.config import LimitsConfig, SamplingConfig, available_cores
 from model.rows.dataset import VIDEO_SUFFIXES, open_dataset
-from model.run.pipeline import RunStats, available_cores
+from model.run.pipeline import RunStats
 from model.run.worker import WorkerConfig
 from model.weights import MANIFEST_NAME, load_manifest
 

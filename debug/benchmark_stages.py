@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.config import PipelineConfig, SamplingConfig
+from model.config import PipelineConfig, SamplingConfig, available_cores
 from model.rows.dataset import ClipDataset, Row
 from model.rows.submission import ResultFile
-from model.run.pipeline import RunStats, available_cores, run
+from model.run.pipeline import RunStats, run
 from model.run.pool import DecodePool
 from model.run.scoring import BatchScorer, Scorer
 from model.run.worker import WorkerConfig

@@ -28,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from debug.labelled import probe_video, select_records
-from model.config import LimitsConfig, SamplingConfig
+from model.config import LimitsConfig, SamplingConfig, available_cores
 from model.training.clips import LabelledDataError, Record, fingerprint, load_records
 from model.video import copies
 from model.video.reading import VideoReadError, read_clip
@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--per-clip", type=int, metavar="N", help="draw N steps for each clip, not all")
     parser.add_argument("--limit", type=int, help="at most this many clips, spread over sources and classes")
     parser.add_argument("--max-frames", type=int, default=64, help="frames kept of each clip (default: 64)")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="default: one per core")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="default: one per core")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:

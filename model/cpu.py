@@ -19,6 +19,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from torch import nn
 
+from .text import shortened
+
 log = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-3  # of outputs between the fused and the plain network, over the largest value
@@ -129,7 +131,7 @@ def _faster(build: Callable[[Any], nn.Module], plain: nn.Module, probe: torch.Te
             return built
         raise _UnknownPartError("fused it gives other values")
     except (_UnknownPartError, AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
-        log.warning("%s, slower: %s", otherwise, " ".join(str(error).split())[:200])
+        log.warning("%s, slower: %s", otherwise, shortened(str(error)))
         return plain
 
 

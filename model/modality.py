@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from .config import LimitsConfig
+
 if TYPE_CHECKING:
     import torch
 
@@ -115,6 +117,10 @@ class Preparation(Protocol):
     """File -> what the networks eat. Frozen, pickles, imports no torch; runs in the worker process."""
 
     @property
+    def limits(self) -> LimitsConfig:
+        """What one file may cost; the worker's ceiling and its deadline come from here."""
+
+    @property
     def max_bytes(self) -> int:
         """Of `Prepared.content`."""
 
@@ -137,10 +143,13 @@ class Detector(Protocol):
     views_per_clip: int  # the usual number, for the size of batches
 
     def split(self, content: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 (n,) -> kind -> (V, ...), without copies."""
+        """uint8 (n,) -> kind -> (V, ...), without copies. Raises: ValueError: not the content of a clip."""
 
     def features(self, views: torch.Tensor, kind: str) -> torch.Tensor:
         """(B, ...) of one kind, on any device -> float32 (B, D of the kind) on the detector's."""
 
     def score(self, features: Mapping[str, np.ndarray]) -> float:
-        """kind -> (V, D) of one clip -> calibrated log-likelihood ratio, natural logarithm, > 0: generated."""
+        """kind -> (V, D) of one clip -> calibrated log-likelihood ratio, natural logarithm, > 0: generated.
+
+        A kind of which the clip has no view is missing.
+        """

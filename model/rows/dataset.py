@@ -25,8 +25,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..text import one_line
 from .folders import METADATA_NAMES, file_column, metadata_rows, path_inside
-from .shards import one_line, parquet_positions, parquet_rows, parquet_schema, tar_keys, tar_rows
+from .shards import parquet_positions, parquet_rows, parquet_schema, tar_keys, tar_rows
 
 log = logging.getLogger(__name__)
 

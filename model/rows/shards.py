@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..config import LimitsConfig
+from ..text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,3 @@ class _HeaderReader(io.BufferedReader):
                 return content.read()
         finally:
             self._most = _MAX_HEADER_BYTES
-
-
-def one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

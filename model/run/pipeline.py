@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from ..config import PipelineConfig
+from ..config import PipelineConfig, available_cores
 from ..rows.dataset import ClipDataset
 from ..rows.submission import ResultFile
 from .pool import DecodedClip, DecodePool
@@ -47,11 +46,6 @@ class RunStats:
     @property
     def unscored(self) -> int:
         return self.rows - self.scored
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def run(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,6 +23,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from ..config import available_cores
+from ..text import shortened
 from ..video.detector import Detector, Kind
 from ..video.views import split_views
 
@@ -53,7 +54,7 @@ def choose_device(name: str | None = None) -> torch.device:
 def choose_batch_size(device: torch.device) -> int:
     """Views per batch: from the free memory of a GPU; on a CPU enough to keep its cores busy."""
     if device.type != "cuda":
-        return _CPU_VIEWS_PER_CORE * len(os.sched_getaffinity(0))
+        return _CPU_VIEWS_PER_CORE * available_cores()
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return int(max(1, min(_CUDA_BATCH_LIMIT, _CUDA_MEMORY_SHARE * free_bytes // _CUDA_BYTES_PER_VIEW)))
 
@@ -108,7 +109,7 @@ class BatchScorer:
         except _CUDA_START_ERRORS as error:
             if device.type == "cpu":
                 raise
-            log.error("cannot use %s (%s): scoring on the CPU", device, _one_line(error))
+            log.error("cannot use %s (%s): scoring on the CPU", device, shortened(str(error)))
             self._use(torch.device("cpu"))
 
     def add(self, clip_id: str, views: np.ndarray) -> Iterator[tuple[str, float]]:
@@ -140,7 +141,7 @@ class BatchScorer:
     def _launch_one_by_one(self, clips: list[tuple[str, np.ndarray]], error: Exception) -> Iterator[tuple[str, float]]:
         """After an error on a batch: it costs the clip that causes it, not the others."""
         if len(clips) == 1:
-            log.error("the network fails on clip %s: %s", clips[0][0], _one_line(error))
+            log.error("the network fails on clip %s: %s", clips[0][0], shortened(str(error)))
             yield clips[0][0], math.nan
             return
         for clip in clips:
@@ -151,7 +152,7 @@ class BatchScorer:
         try:
             return self.detector.score(outputs)
         except _CLIP_ERRORS as error:
-            log.error("no score from the network's outputs for clip %s: %s", clip_id, _one_line(error))
+            log.error("no score from the network's outputs for clip %s: %s", clip_id, shortened(str(error)))
             return math.nan
 
     def _fetch(self) -> Iterator[tuple[str, float]]:
@@ -162,7 +163,7 @@ class BatchScorer:
             if batch.done is not None:
                 batch.done.synchronize()
         except RuntimeError as error:  # the context is lost, and with it every batch in flight
-            self._leave_cuda(_one_line(error))
+            self._leave_cuda(shortened(str(error)))
             outputs, _ = self._outputs(batch.views)
             self._in_flight = deque(
                 _Batch(lost.clip_ids, lost.views, self._outputs(lost.views)[0], None) for lost in self._in_flight
@@ -192,7 +193,7 @@ class BatchScorer:
                 out_of_memory = any(sign in str(error) for sign in _OUT_OF_MEMORY)
                 if self._copies is None and not (out_of_memory and self.batch_views > 1):
                     raise
-                reason = _one_line(error)
+                reason = shortened(str(error))
             # Only here the failed attempt's tensors are gone: the error's traceback held them.
             if out_of_memory:
                 self._shrink()
@@ -251,9 +252,5 @@ class BatchScorer:
 def _start_threads() -> ThreadPoolExecutor:
     """One thread per core, each of which runs operators alone; they end with the program."""
     torch.set_num_threads(1)
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     return ThreadPoolExecutor(cores, thread_name_prefix="network", initializer=torch.set_num_threads, initargs=(1,))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

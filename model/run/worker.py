@@ -22,6 +22,7 @@ from types import TracebackType
 import numpy as np
 
 from ..config import LimitsConfig, SamplingConfig
+from ..text import shortened
 from ..video.reading import READERS, Reader, RefusedError, VideoReadError, read_clip
 from ..video.views import ViewConfig, cut_views, trim_bars
 
@@ -136,7 +137,7 @@ class _LastWords:
         while at.tb_next is not None:
             at = at.tb_next
         place = f"{os.path.basename(at.tb_frame.f_code.co_filename)}:{at.tb_lineno}"
-        text = " ".join(str(error).split())[:200]
+        text = shortened(str(error))
         with contextlib.suppress(OSError):
             self._connection.send_bytes(Reply(False, note=f"{kind.__name__}: {text} ({place})", failed=True).to_bytes())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import SamplingConfig
+from ..config import SamplingConfig, available_cores
 from ..video.scene import SceneNetwork
 from ..video.views import ViewConfig, split_views
 from . import cache, protocol
@@ -47,7 +46,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=10, help="folds of the cross-validation")
     parser.add_argument("--transformer", type=Path, default=_COMMITTED, help="safetensors that hold it")
     parser.add_argument("--seed", type=int, default=0, help="seed of the folds")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="decoding processes")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="decoding processes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="for the networks")
     return parser.parse_args(arguments)
 

@@ -19,13 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import LimitsConfig, SamplingConfig
+from ..modality import Refused, Unreadable
+from ..text import one_line
 
 
-class VideoReadError(Exception):
+class VideoReadError(Unreadable):
     """No frame of this video can be used. The message names the limit or the cause."""
 
 
-class RefusedError(VideoReadError):
+class RefusedError(VideoReadError, Refused):
     """No video at all, or one that costs more than a clip may; no other decoder is to try it."""
 
 
@@ -135,8 +137,3 @@ def check_frame_size(width: int, height: int, limits: LimitsConfig) -> None:
 def max_frames_in_memory(width: int, height: int, limits: LimitsConfig) -> int:
     """How many RGB frames of this size one clip may hold at once."""
     return max(1, limits.max_decoded_bytes // max(1, 3 * width * height))
-
-
-def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"

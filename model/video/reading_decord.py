@@ -10,7 +10,8 @@ import numpy as np
 from decord._ffi.base import DECORDError
 
 from ..config import LimitsConfig, SamplingConfig
-from .reading import Clip, RefusedError, VideoReadError, check_frame_size, max_frames_in_memory, one_line
+from ..text import one_line
+from .reading import Clip, RefusedError, VideoReadError, check_frame_size, max_frames_in_memory
 from .sampling import choose_runs
 
 _ERRORS = (DECORDError, RuntimeError, ValueError, TypeError, IndexError, AssertionError, OSError)

@@ -16,7 +16,8 @@ import av
 import numpy as np
 
 from ..config import LimitsConfig, SamplingConfig
-from .reading import Clip, RefusedError, VideoReadError, check_frame_size, max_frames_in_memory, one_line
+from ..text import one_line
+from .reading import Clip, RefusedError, VideoReadError, check_frame_size, max_frames_in_memory
 from .sampling import choose_runs
 
 log = logging.getLogger(__name__)
