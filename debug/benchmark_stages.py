@@ -242,7 +242,7 @@ def write_parquet(rows: Iterable[Row], path: Path, *, rows_per_group: int = 10) 
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
         group: list[dict[str, object]] = []
         for row in rows:
-            group.append({"id": row.id, "video": {"bytes": row.video, "path": f"{row.id}.mp4"}})
+            group.append({"id": row.id, "video": {"bytes": row.media, "path": f"{row.id}.mp4"}})
             if len(group) == rows_per_group:
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 group = []

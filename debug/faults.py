@@ -239,7 +239,7 @@ def run_mutations(
             outcome.hangs += clip_id not in by_id and "decoding took" in note
             if keep is not None and clip_id in by_id:
                 keep.mkdir(parents=True, exist_ok=True)
-                (keep / clip_id).write_bytes(by_id[clip_id].video)  # type: ignore[arg-type]
+                (keep / clip_id).write_bytes(by_id[clip_id].media)  # type: ignore[arg-type]
     seconds = time.monotonic() - started
     print(f"{len(rows)} clips in {seconds:.0f} s", file=sys.stderr)
 

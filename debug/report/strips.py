@@ -37,8 +37,8 @@ def load_videos(dataset: Path, ids: set[str]) -> dict[str, bytes | str]:
     if not ids:
         return videos
     for row in open_dataset(dataset).rows():
-        if row.id in ids and row.video is not None:
-            videos[row.id] = row.video
+        if row.id in ids and row.media is not None:
+            videos[row.id] = row.media
             if len(videos) == len(ids):
                 break
     return videos

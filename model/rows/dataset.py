@@ -18,13 +18,14 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from ..modality import VIDEO, Modality
 from ..text import one_line
 from .folders import METADATA_NAMES, file_column, metadata_rows, path_inside
 from .shards import parquet_positions, parquet_rows, parquet_schema, tar_keys, tar_rows
@@ -67,10 +68,10 @@ class DatasetError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One example. video: the file's bytes or its path; None if there is neither, `problem` may then say why."""
+    """One example. media: the file's bytes or its path; None if there is neither, `problem` may then say why."""
 
     id: str
-    video: bytes | str | None
+    media: bytes | str | None
     problem: str = ""
 
 
@@ -81,6 +82,11 @@ class ClipDataset:
     ids: list[str]
     description: str
     _iterate: Callable[[], Iterator[Row]]
+    modality: Modality = VIDEO  # what the rows hold
+
+    def without(self, done: Collection[str]) -> ClipDataset:
+        """The rows that are left when those of some ids need no more work."""
+        return replace(self, ids=[clip_id for clip_id in self.ids if clip_id not in done])
 
     def rows(self) -> Iterator[Row]:
         """Every row once; a repeated id is passed over. A shard that breaks costs its own rest only."""
@@ -93,9 +99,10 @@ class ClipDataset:
             log.error("%d rows could not be read from the dataset, e.g. %s", len(waiting), sorted(waiting)[:3])
 
 
-def open_dataset(path: str | os.PathLike[str]) -> ClipDataset:
+def open_dataset(path: str | os.PathLike[str], modality: Modality | None = None) -> ClipDataset:
     """Open whatever stands at `path`: a folder in one of the formats above, or a single video file.
 
+    modality: what to look for; None: the dataset tells, and the result knows.
     Raises: DatasetError: nothing there, nothing usable in it, or no row.
     """
     root = Path(path)

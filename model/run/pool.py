@@ -195,7 +195,7 @@ class DecodePool:
         return cause
 
     def _decode(self, worker: WorkerProcess, row: Row) -> DecodedClip:
-        if not row.video:
+        if not row.media:
             return _unscored(row, row.problem or "the row holds no video")
         if _size(row) > self._limits.max_file_bytes:
             return _unscored(row, f"the file has {_size(row)} bytes; the limit is {self._limits.max_file_bytes}")
@@ -209,7 +209,7 @@ class DecodePool:
 
     def _decode_with(self, decoder: str, worker: WorkerProcess, row: Row, causes: list[str]) -> DecodedClip | None:
         """One decoder at a clip, so that one that crashes takes no other's attempt along. None: `causes` says why."""
-        assert row.video
+        assert row.media
         kills = 0
         while not self._stopping.is_set():
             if unable := self._start(worker):
@@ -217,7 +217,7 @@ class DecodePool:
                 break
             asked = time.perf_counter()
             try:
-                reply, views = worker.run(row.video, (decoder,), seconds=self._limits.hard_seconds)
+                reply, views = worker.run(row.media, (decoder,), seconds=self._limits.hard_seconds)
             except WorkerDied as died:
                 if self._stopping.is_set():
                     break
@@ -279,7 +279,7 @@ def bytes_read(thread: int) -> int:
 
 def _size(row: Row) -> int:
     """Bytes of memory the row holds; a path is read by its worker."""
-    return len(row.video) if isinstance(row.video, bytes) else 0
+    return len(row.media) if isinstance(row.media, bytes) else 0
 
 
 def _unscored(row: Row, reason: str, seconds: float = 0.0) -> DecodedClip:

@@ -69,7 +69,7 @@ def test_repeated_rows_have_ids_of_their_own(tmp_path: Path) -> None:
     benchmark_stages.write_parquet(benchmark_stages.repeated([b"one", b"two"], 25), tmp_path / "test.parquet")
     rows = list(open_dataset(tmp_path).rows())
     assert len({row.id for row in rows}) == 25
-    assert [row.video for row in rows[:3]] == [b"one", b"two", b"one"]
+    assert [row.media for row in rows[:3]] == [b"one", b"two", b"one"]
 
 
 def test_the_benchmark_runs_on_a_folder(

@@ -64,7 +64,7 @@ def test_every_layout_is_read_back_whole(rendered: list[Example], layout: str, t
         expected = {example.id + example.suffix: example.content for example in rendered}
     assert sorted(dataset.ids) == sorted(expected)
     for row in dataset.rows():
-        content = row.video if isinstance(row.video, bytes) else Path(str(row.video)).read_bytes()
+        content = row.media if isinstance(row.media, bytes) else Path(str(row.media)).read_bytes()
         assert content == expected.pop(row.id)
     assert expected == {}
 

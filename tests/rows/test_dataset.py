@@ -95,7 +95,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
 def content_of(dataset: ClipDataset) -> dict[str, bytes]:
     rows = list(dataset.rows())
     assert [row.id for row in rows] == dataset.ids
-    return {row.id: row.video if isinstance(row.video, bytes) else Path(str(row.video)).read_bytes() for row in rows}
+    return {row.id: row.media if isinstance(row.media, bytes) else Path(str(row.media)).read_bytes() for row in rows}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -206,7 +206,7 @@ def test_webdataset_examples_may_have_other_members(tmp_path: Path) -> None:
         for name, content in members.items():
             (tmp_path / "part").write_bytes(content)
             archive.add(tmp_path / "part", name)
-    videos = {row.id: row.video for row in open_dataset(tmp_path).rows()}
+    videos = {row.id: row.media for row in open_dataset(tmp_path).rows()}
     assert videos == {"a": CLIPS["clip_0"], "sub/b": CLIPS["clip_1"], "c": None, "d": CLIPS["clip_2"]}
 
 
@@ -243,7 +243,7 @@ def test_a_cut_off_tar_gives_what_came_before(tmp_path: Path, caplog: pytest.Log
     path = tmp_path / "test-0.tar"
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"clip_3.mp4") + 700])
-    rows = {row.id: row.video for row in open_dataset(tmp_path).rows()}
+    rows = {row.id: row.media for row in open_dataset(tmp_path).rows()}
     expected = {name: content for name, content in CLIPS.items() if name != "clip_3"}
     assert {name: rows[name] for name in expected} == expected
     assert "breaks off" in caplog.text
@@ -258,7 +258,7 @@ def private_megabytes():
 data = open_dataset(sys.argv[1])
 start, peak, rows = private_megabytes(), 0.0, 0
 for row in data.rows():
-    rows += len(row.video) == 1_000_000
+    rows += len(row.media) == 1_000_000
     peak = max(peak, private_megabytes() - start)
 print(rows, peak)
 """

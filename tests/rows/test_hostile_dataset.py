@@ -63,10 +63,10 @@ def read_good(root: Path) -> dict[str, Row]:
     rows = {row.id: row for row in dataset.rows()}
     assert list(rows) == dataset.ids
     for name, content in GOOD.items():
-        video = rows[name].video
+        video = rows[name].media
         assert (video if isinstance(video, bytes) else Path(str(video)).read_bytes()) == content
     outside = os.path.realpath(root.parent / "outside")
-    assert not [row for row in rows.values() if isinstance(row.video, str) and row.video.startswith(outside)]
+    assert not [row for row in rows.values() if isinstance(row.media, str) and row.media.startswith(outside)]
     return rows
 
 
@@ -92,7 +92,7 @@ def test_metadata_names_no_file_outside_the_dataset(
     rows = read_good(root)
     assert list(rows) == ids
     for clip_id in ("up", "absolute", "passwd"):
-        assert rows[clip_id].video is None
+        assert rows[clip_id].media is None
         assert rows[clip_id].problem == f"the row names a file outside the dataset: {hostile[clip_id]}"
 
 
@@ -100,7 +100,7 @@ def test_a_link_to_a_file_elsewhere_is_followed(root: Path) -> None:
     """As in the hub's cache: the machine's owner made it, not who wrote the dataset."""
     (root / "linked.mp4").symlink_to(root.parent / "outside/secret.mp4")
     write_csv(root / "metadata", {"linked": "linked.mp4"})
-    assert [Path(str(row.video)).read_bytes() for row in open_dataset(root).rows()] == [GOOD["h264"]]
+    assert [Path(str(row.media)).read_bytes() for row in open_dataset(root).rows()] == [GOOD["h264"]]
 
 
 def write_parquet(path: Path, videos: Mapping[str, object]) -> None:
@@ -120,8 +120,8 @@ def test_parquet_rows_without_bytes_name_no_file_outside(root: Path) -> None:
     others = {"null": None, "empty": {"bytes": b"", "path": None}, "beside": {"bytes": None, "path": "beside.mp4"}}
     write_parquet(root / "data/test-0.parquet", {**hostile, **good_videos(), **others})
     rows = read_good(root)
-    assert rows["beside"].video == str(root / "beside.mp4")
-    assert [rows[name].video for name in ("null", "empty", "none", "up", "absolute", "passwd")] == [None] * 6
+    assert rows["beside"].media == str(root / "beside.mp4")
+    assert [rows[name].media for name in ("null", "empty", "none", "up", "absolute", "passwd")] == [None] * 6
 
 
 SETTINGS = {

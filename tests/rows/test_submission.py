@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from model.rows.submission import UNSCORED_PRED, ResultFile
+from model.modality import AUDIO
+from model.rows.submission import DETAILED_COLUMNS, ResultError, ResultFile, count_scores, read_results
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -21,7 +24,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 def test_complete_before_anything_is_scored(tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
     ResultFile(path, ["b", "a", "c"]).write()
-    assert path.read_text() == f"id,pred,score\nb,{UNSCORED_PRED},\na,{UNSCORED_PRED},\nc,{UNSCORED_PRED},\n"
+    assert path.read_text() == "id,pred,score\nb,real,\na,real,\nc,real,\n"
 
 
 @pytest.mark.parametrize(("score", "pred"), [(0.25, "generated"), (-0.25, "real"), (0.0, "real"), (1e-9, "generated")])
@@ -143,3 +146,115 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptu
     assert result.trouble == "No such file or directory" and len(caplog.records) == 1
     path.parent.mkdir()
     assert result.write() and result.trouble == ""
+
+
+def test_the_labels_and_the_time_column_are_the_challenge_s(tmp_path: Path) -> None:
+    result = ResultFile(tmp_path / "submission.csv", ["a", "b", "c"], AUDIO)
+    result.set_score("a", 2.0, seconds=0.5)
+    result.set_score("b", -2.0, seconds=0.25)
+    assert result.write()
+    expected = "id,pred,score,time\na,generated,2,0.5000\nb,pristine,-2,0.2500\nc,pristine,,\n"
+    assert (tmp_path / "submission.csv").read_text() == expected
+
+
+def detailed_file(path: Path, *, prior: float = 0.5) -> ResultFile:
+    result = ResultFile(path, ["a.mp4", "b.mp4", "c.mp4", 'd "x",\n.mp4', "e"], detailed=True, prior=prior)
+    result.set_score("a.mp4", 1.25, reason="3 of 4 frames decoded", seconds=0.5, duration_seconds=12.5, num_frames=8)
+    result.set_score("b.mp4", -700.0, duration_seconds=float("nan"))
+    result.set_unscored("c.mp4", "no frame can be decoded", seconds=0.125)
+    result.set_unscored('d "x",\n.mp4', "no video stream", refused=True)
+    assert result.write()
+    return result
+
+
+def test_detailed_columns_as_csv(tmp_path: Path) -> None:
+    """A file that cannot be read gets no verdict; the challenge's file needs one."""
+    detailed_file(tmp_path / "scores.csv")
+    rows = _read(tmp_path / "scores.csv")
+    assert tuple(rows[0]) == DETAILED_COLUMNS
+    assert rows[0] == {
+        "id": "a.mp4", "pred": "generated", "score": "1.25", "probability": f"{1 / (1 + math.exp(-1.25)):.6g}",
+        "status": "scored", "reason": "3 of 4 frames decoded", "seconds": "0.5000", "duration": "12.500", "frames": "8",
+    }  # fmt: skip
+    assert [row["status"] for row in rows] == ["scored", "scored", "unreadable", "refused", "waiting"]
+    assert [row["pred"] for row in rows] == ["generated", "real", "", "", ""]
+    assert [row["score"] for row in rows[2:]] == [row["probability"] for row in rows[2:]] == ["", "", ""]
+    assert rows[1]["duration"] == "" and float(rows[1]["probability"]) == pytest.approx(0, abs=1e-300)
+
+
+def test_detailed_rows_as_json_lines(tmp_path: Path) -> None:
+    detailed_file(tmp_path / "scores.jsonl", prior=0.1)
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert all(tuple(row) == DETAILED_COLUMNS for row in rows)
+    odds = math.exp(1.25) * 0.1 / 0.9
+    assert rows[0]["probability"] == pytest.approx(odds / (1 + odds), rel=1e-5)
+    assert (rows[0]["score"], rows[0]["frames"], rows[0]["duration"], rows[0]["pred"]) == (1.25, 8, 12.5, "generated")
+    assert (rows[2]["pred"], rows[2]["score"], rows[2]["reason"]) == (None, None, "no frame can be decoded")
+    assert rows[3]["id"] == 'd "x",\n.mp4'
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, -0.1, float("nan")])
+def test_a_prior_is_between_0_and_1(prior: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"prior is .*between 0 and 1"):
+        ResultFile(tmp_path / "scores.csv", ["a"], prior=prior)
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl"])
+def test_a_file_is_taken_up_where_it_was_left(name: str, tmp_path: Path) -> None:
+    first = detailed_file(tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    second = ResultFile(tmp_path / name, ["a.mp4", "b.mp4", "c.mp4", 'd "x",\n.mp4', "e"], detailed=True)
+    assert second.resume(read_results(tmp_path / name)) == {"a.mp4", "b.mp4"}
+    second.set_unscored("c.mp4", "no frame can be decoded", seconds=0.125)
+    second.set_unscored('d "x",\n.mp4', "no video stream", refused=True)
+    assert second.write()
+    assert (tmp_path / name).read_bytes() == before, "what was scored stands as it stood"
+    assert len(first) == 5
+
+
+@pytest.mark.parametrize("clip_id", ["clip_\udcff.mp4", "007", "NA", "", 'a"b,\r\nc', "\ufeffmark", "視", " a "])
+@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl"])
+def test_ids_are_known_again(clip_id: str, name: str, tmp_path: Path) -> None:
+    for detailed in (False, True):
+        result = ResultFile(tmp_path / name, [clip_id, "other"], detailed=detailed)
+        result.set_score(clip_id, 1.0)
+        result.write()
+        again = ResultFile(tmp_path / name, [clip_id, "other"], detailed=detailed)
+        assert again.resume(read_results(tmp_path / name)) == {clip_id}
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"), [(["a", "b", "c"], "1 ids stand in the dataset alone, e.g. 'c'"),
+                         (["a"], "1 ids stand in the file alone, e.g. 'b'")],
+)  # fmt: skip
+def test_another_dataset_s_file_is_not_taken_up(ids: list[str], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    earlier = ResultFile(path, ["a", "b"])
+    earlier.set_score("a", 1.0)
+    earlier.write()
+    with pytest.raises(ResultError, match=message):
+        ResultFile(path, ids).resume(read_results(path))
+
+
+def test_scores_that_a_new_run_would_lose_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    assert count_scores(path) == 0
+    path.write_bytes(b"")
+    assert count_scores(path) == 0
+    result = ResultFile(path, ["a", "b"])
+    result.write()
+    assert count_scores(path) == 0
+    result.set_score("a", -1e-7)
+    result.write()
+    assert count_scores(path) == 1
+    assert read_results(path)["a"].score == -1e-7
+
+
+@pytest.mark.parametrize(
+    "content", [b"name;x\n1;2\n", b"\xff\xfe\x00", b"id,score\na,much\n", b"id,name\n1,x\n", b"[1, 2]"]
+)
+@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl"])
+def test_a_file_that_is_no_result_is_not_written_over(content: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ResultError, match="cannot be read as a result file"):
+        count_scores(tmp_path / name)
