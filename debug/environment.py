@@ -56,7 +56,7 @@ def get_interpreter(
     folder.mkdir(parents=True)
     (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
     _run([python, "-m", "venv", str(folder)], "python -m venv")
-    _pip_install([str(interpreter), "-m", "pip", "install", "-r", "requirements.txt"], folder, say)
+    pip_install([str(interpreter), "-m", "pip", "install", "-r", "requirements.txt"], folder, say)
     (folder / _STAMP).touch()
     return interpreter
 
@@ -74,11 +74,11 @@ def get_pyseccomp(pip_python: Path, cache_dir: Path, say: Callable[[str], None])
     if not (folder / "pyseccomp.py").is_file():
         say(f"fetching {requirement} for the sandbox")
         command = [str(pip_python), "-m", "pip", "install", "--no-deps", "--target", str(folder), requirement]
-        _pip_install(command, ROOT, say)
+        pip_install(command, ROOT, say)
     return folder
 
 
-def _pip_install(command: list[str], folder: Path, say: Callable[[str], None]) -> None:
+def pip_install(command: list[str], folder: Path, say: Callable[[str], None]) -> None:
     """Run pip, telling of the downloads that take long. Raises: BuildError with pip's last error."""
     command = [*command, "--disable-pip-version-check", "--progress-bar", "off"]
     last = "no message"

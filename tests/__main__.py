@@ -1,55 +1,40 @@
-"""`python3 -m tests [PYTEST ARGUMENTS]`: set up .venv from the pinned requirements, then lint, type-check and test.
+"""`python3 -m tests [--long] [--here] [PYTEST ARGUMENTS]`: environment, lint, types, import rules, tests.
 
-Standard library only, so that it starts on a bare Python 3.10, 3.11 or 3.12. An environment whose requirements have
-not changed is used again. `--here` uses the running interpreter instead.
+Starts on a bare Python 3.10, 3.11 or 3.12 (standard library only). Without `--here` it sets up .venv first. `--long`
+adds the campaigns that take minutes. Tests run side by side, one process a core where memory allows. Each test has a
+time limit of its own, and a summary is printed whatever is killed.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 
+from debug.environment import BuildError
+from tests import outcomes
+from tests.environment import build_environment
+
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = ROOT / ".venv"
-REQUIREMENTS = (
-    ROOT / "requirements.txt",
-    ROOT / "tests" / "requirements.txt",
-)
-TEST_SECONDS = 2700  # five times what a quiet machine with two cores takes
+WORKER_BYTES = 3 << 30  # of a test process with the networks loaded and the processes that it starts
 CHECKS = (
     ("lint", ("-m", "ruff", "check", ".")),
     ("format", ("-m", "ruff", "format", "--check", ".")),
     ("types", ("-m", "mypy")),
+    ("imports run one way", ("-c", "from importlinter.cli import lint_imports_command as main; main()")),
 )
 
 
-def build_environment(folder: Path, requirements: tuple[Path, ...]) -> Path:
-    """A virtual environment with `requirements` in `folder`, made or brought up to date. Returns its interpreter."""
-    python = folder / "bin" / "python"
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in requirements)).hexdigest()
-    stamp = folder / "requirements.sha256"
-    if stamp.is_file() and stamp.read_text() == digest and python.exists():
-        return python
-    print(f"installing into {folder} (about 5 GB, most of it torch with CUDA; minutes)", flush=True)
-    venv.create(folder, symlinks=True, with_pip=True)  # as `python -m venv`: copies fail over such a folder
-    files = [argument for path in requirements for argument in ("-r", str(path))]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *files], check=True)
-    stamp.write_text(digest)
-    return python
+def count_workers() -> int:
+    """Test processes side by side: one a core, and no more than memory holds."""
+    pages, page = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(len(os.sched_getaffinity(0)), pages * page // WORKER_BYTES))
 
 
-def main(arguments: list[str]) -> int:
-    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        print(f"Python {sys.version.split()[0]} is not supported; run this with 3.10, 3.11 or 3.12", file=sys.stderr)
-        return 2
-    if "--here" in arguments:
-        python, arguments = Path(sys.executable), [argument for argument in arguments if argument != "--here"]
-    else:
-        python = build_environment(ENVIRONMENT, REQUIREMENTS)
+def run_checks(python: Path) -> int:
+    """Returns the exit code of the first check that fails, 0 if none does."""
     for name, command in CHECKS:
         started = time.monotonic()
         result = subprocess.run([python, *command], cwd=ROOT)
@@ -57,11 +42,21 @@ def main(arguments: list[str]) -> int:
         print(f"{name}: {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
         if result.returncode:
             return result.returncode
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
+        print(f"Python {sys.version.split()[0]} is not supported; run this with 3.10, 3.11 or 3.12", file=sys.stderr)
+        return 2
+    here = "--here" in arguments
+    arguments = [argument for argument in arguments if argument != "--here"]
     try:
-        return subprocess.run([python, "-m", "pytest", *arguments], cwd=ROOT, timeout=TEST_SECONDS).returncode
-    except subprocess.TimeoutExpired:
-        print(f"tests: stopped, not finished after {TEST_SECONDS} s (the last test named above hangs)", file=sys.stderr)
-        return 1
+        python = Path(sys.executable) if here else build_environment(ROOT)
+    except BuildError as error:
+        print(f"no environment for the tests: {error}", file=sys.stderr)
+        return 2
+    return run_checks(python) or outcomes.run_pytest(python, arguments, ROOT, workers=count_workers())
 
 
 if __name__ == "__main__":

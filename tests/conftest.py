@@ -11,8 +11,20 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_CLIPS = Path(os.environ.get("SAFE_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` without a CUDA device; SAFE_REQUIRE_GPU=1 lets them fail instead."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests marked `long` as well: campaigns of minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests marked `long` without --long, and skip those marked `gpu` without a CUDA device.
+
+    SAFE_REQUIRE_GPU=1 lets the latter fail instead.
+    """
+    if not config.getoption("--long"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker("long")]
     if os.environ.get("SAFE_REQUIRE_GPU") == "1" or not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch

@@ -102,7 +102,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "no video in" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_and_start_up_of_a_run(tmp_path: Path) -> None:
     [file] = make_clips(tmp_path, SMALL[:1])
     benchmark_stages.write_parquet(benchmark_stages.repeated([file.read_bytes()], 4), tmp_path / "data/test.parquet")

@@ -264,7 +264,7 @@ def test_default_list_is_the_organisers(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(environment, "_run", lambda _command, _what: "3.11\n")
     monkeypatch.setattr(
         environment,
-        "_pip_install",
+        "pip_install",
         lambda _command, folder, _say: asked.append((folder / "requirements.txt").read_text()),
     )
     get_interpreter("default", "ignored==1\n", sys.executable, tmp_path / "cache", print)
@@ -297,7 +297,7 @@ def test_the_dockerfile_says_the_same(repository: Path) -> None:
         assert (repository / source).exists(), source
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_this_repository_on_the_debug_dataset(tmp_path: Path, repository: Path) -> None:
     """Everything as in the README, but in the running interpreter: all ids, the two broken clips fall back."""
     command = [sys.executable, "-m", "debug.evaluate", "--environment", "current", "--working-tree"]
