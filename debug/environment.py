@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -81,6 +82,8 @@ def get_pyseccomp(pip_python: Path, cache_dir: Path, say: Callable[[str], None])
 def pip_install(command: list[str], folder: Path, say: Callable[[str], None]) -> None:
     """Run pip, telling of the downloads that take long. Raises: BuildError with pip's last error."""
     command = [*command, "--disable-pip-version-check", "--progress-bar", "off"]
+    if "CI" not in os.environ:  # its cache would keep a second copy of all of it, and is of use to who installs often
+        command.append("--no-cache-dir")
     last = "no message"
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("start-up", "first file", "loading", "first scores", "scoring", "write", "scoring", "end")
 _POLL_SECONDS = 0.002
 _RUN_SECONDS = 600.0  # no run is waited for longer
-_ORPHAN_SECONDS = 5.0
+_ORPHAN_SECONDS = 60.0
 _SCORE_TOLERANCE = 0.01  # batches fill otherwise from run to run; scores move in the third digit
 
 

@@ -73,7 +73,7 @@ def run_pytest(python: Path, arguments: Sequence[str], root: Path, *, workers: i
 
 def summary(lines: Sequence[str], ended: str) -> str:
     """What pytest would have said: the failures, the tests that had not finished, the counts."""
-    last = dict(reversed(line.split("\t", 1)) for line in lines)  # test -> its latest outcome
+    last = {test: outcome for outcome, test in (line.split("\t", 1) for line in lines)}  # the latest of each test
     counts = Counter(last.values())
     named = [f"{outcome.upper()} {test}" for test, outcome in last.items() if outcome in ("failed", "started")]
     count = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped"))

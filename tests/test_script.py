@@ -48,7 +48,7 @@ def sandboxed_rows(clips: Path, repository: Path, tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("run")
     done = run_sandboxed(
         _script(repository, "--device", "cpu", "--time"),
-        timeout=300,
+        timeout=3600,
         cwd=folder,
         env=_environment(DATASET_PATH=str(clips)),
     )
@@ -77,7 +77,7 @@ def test_same_scores_with_other_batches_and_workers(
     output = tmp_path / "other.csv"
     command = _script(repository, "--dataset", clips, "--output", output, "--device", "cpu")
     command += ["--batch-size", "5", "--workers", "1"]
-    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     scores = {row["id"]: row["score"] for row in _read(output)}
     for row in sandboxed_rows:
@@ -92,32 +92,37 @@ def test_strict_turns_fallbacks_into_an_exit_code(clips: Path, repository: Path,
     (folder / "good.mkv").write_bytes(next(clips.rglob("*.mkv")).read_bytes())
     (folder / "broken.mp4").write_bytes(b"\0" * 1000)
     command = _script(repository, "--dataset", folder, "--device", "cpu", "--strict")
-    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
     assert "broken.mp4: not scored" in done.stderr
     assert len(_read(tmp_path / "submission.csv")) == 2
 
 
-@pytest.mark.parametrize("moment", [0.05, 0.5])
-def test_sigterm_keeps_what_was_scored(clips: Path, repository: Path, tmp_path: Path, moment: float) -> None:
+@pytest.mark.parametrize("num_scored", [0, 1])
+def test_sigterm_keeps_what_was_scored(clips: Path, repository: Path, tmp_path: Path, num_scored: int) -> None:
+    """The signal comes once the file is there, and once it has a score."""
     process = subprocess.Popen(
         _script(repository, "--dataset", clips, "--device", "cpu"),
         cwd=tmp_path, env=_environment(), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     output = tmp_path / "submission.csv"
-    deadline = time.monotonic() + 120
-    while not output.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(moment)
+    scored: dict[str, str] = {}
+    while not output.exists() or len(scored) < num_scored:
+        assert process.poll() is None
+        time.sleep(0.01)
+        rows = _read(output) if output.exists() else []
+        scored = {row["id"]: row["score"] for row in rows if row["score"]}
     process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=60)
+    _, log = process.communicate()
     assert process.returncode in (0, 128 + signal.SIGTERM), log
-    assert len(_read(output)) == NUM_CLIPS + 2
+    kept = {row["id"]: row["score"] for row in _read(output)}
+    assert len(kept) == NUM_CLIPS + 2
+    assert scored.items() <= kept.items()
 
 
 def test_message_without_a_dataset(repository: Path, tmp_path: Path) -> None:
     command = _script(repository, "--dataset", tmp_path / "nowhere")
-    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 2
     assert "no dataset at" in done.stderr
     assert "/tmp/data" in done.stderr
@@ -127,14 +132,14 @@ def test_message_without_a_dataset(repository: Path, tmp_path: Path) -> None:
 
 def test_damaged_weights_still_leave_a_complete_file(clips: Path, repository: Path, tmp_path: Path) -> None:
     command = _script(repository, "--dataset", clips, "--weights", tmp_path / "nothing")
-    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 2
     assert "no weights: cannot read" in done.stderr
     assert len(_read(tmp_path / "submission.csv")) == NUM_CLIPS + 2
 
 
 def test_help_explains_the_options(repository: Path) -> None:
-    done = subprocess.run(_script(repository, "--help"), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(_script(repository, "--help"), capture_output=True, text=True)
     assert done.returncode == 0
     for option in ("--dataset", "--output", "--device", "--batch-size", "--workers", "--time", "--strict"):
         assert option in done.stdout
@@ -143,7 +148,7 @@ def test_help_explains_the_options(repository: Path) -> None:
 def test_single_videos_are_told_and_no_file_is_written(clips: Path, repository: Path, tmp_path: Path) -> None:
     video = clips / "real" / "phone" / "0.mkv"
     command = _script(repository, video, clips / "garbage.mp4", "--device", "cpu", "--html", tmp_path / "page.html")
-    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     verdict, broken = (line for line in done.stdout.splitlines() if not line.startswith("wrote"))
     assert verdict.split()[0] in {"generated", "real"}

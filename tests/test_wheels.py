@@ -256,7 +256,6 @@ def test_the_wheels_load_on_each_python_under_the_filter(minor: int, repository:
         [python, "-S", "-c", BARE.format(root=str(repository), modules=modules)],
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path), "PATH": os.defpath},
-        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     used, folder_name, decord_version, in_child = done.stdout.splitlines()

