@@ -45,7 +45,7 @@ class ClipSpec:
     transfer: int = 2  # AVCOL_TRC_*: 2 unspecified, 16 PQ, 18 HLG
     turn: int = 0
     audio: bool = False
-    second_video: tuple[int, int] | None = None  # (width, height) of another video stream, put first
+    second_video: tuple[int, int] | None = None  # (width, height) of another stream: first, not the default
     variable_rate: bool = False
     first_pts: int = 0
     grey: bool = False
@@ -195,8 +195,10 @@ def render(spec: ClipSpec) -> bytes:
         if spec.second_video:
             width, height = spec.second_video
             streams.append(_add_video(container, replace(spec, width=width, height=height)))
+            streams[0].disposition = 0
         if spec.codec:
             streams.append(_add_video(container, spec))
+            streams[-1].disposition = 1
         if spec.audio:
             _write_tone(container, seconds=spec.num_frames / spec.rate)
         for stream in streams:

@@ -10,11 +10,12 @@ Runs in decode workers, so nothing heavy is imported here, and neither decoder b
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,18 +37,21 @@ class Clip:
     """Frames of one video.
 
     runs: uint8 RGB arrays of shape (T_i, H, W, 3), consecutive frames each, in display order, as
-    displayed (rotation applied). pts_seconds: for each run the presentation times, (T_i,) float64, nan
-    where the file has none. decoder: which of DECODERS gave the frames. note: what was lost on the
-    way, empty if nothing.
+    displayed (crop, rotation and mirroring of the container applied). pts_seconds: for each run the
+    presentation times, (T_i,) float64, nan where the file has none. decoder: which of DECODERS gave the
+    frames. note: what was lost on the way, empty if nothing. duration_seconds: of the whole file, nan if
+    unknown.
     """
 
     runs: tuple[np.ndarray, ...]
     pts_seconds: tuple[np.ndarray, ...]
     decoder: str
     note: str = ""
+    duration_seconds: float = math.nan
 
     @property
     def num_frames(self) -> int:
+        """How many were looked at."""
         return sum(len(run) for run in self.runs)
 
 
@@ -101,7 +105,7 @@ def read_clip(
         except MemoryError:
             reasons.append(f"{decoder}: needs more than {limits.worker_memory_bytes >> 20} MiB")
         else:
-            return Clip(clip.runs, clip.pts_seconds, decoder, "; ".join(filter(None, [*reasons, clip.note])))
+            return replace(clip, decoder=decoder, note="; ".join(filter(None, [*reasons, clip.note])))
     raise VideoReadError("; ".join(reasons) or "no decoder left to try")
 
 

@@ -1,40 +1,35 @@
-"""Reading with PyAV: one pass over the packets finds the key frames, then each run is decoded from its own."""
+"""Reading with PyAV: one pass over the packets finds the key frames, and decodes the first run on its way.
+
+Each later run is decoded from its own key frame; where a seek would lose what frames in between tell the decoder (a
+palette, other parameter sets), or there is nothing to seek by, one pass decodes them all.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
 
 from ..config import LimitsConfig, SamplingConfig
-from ..text import one_line
+from .boxes import read_track_header
+from .codecs import SEEKABLE, parameter_sets
+from .opening import ERRORS, cause_of, open_video, refuse_still_picture
+from .pixels import RgbConverter
 from .reading import Clip, RefusedError, VideoReadError, check_frame_size, max_frames_in_memory
 from .sampling import choose_runs
 
 log = logging.getLogger(__name__)
 
-# Containers that hold one video in one file. Left out: playlists, manifests and patterns (hls, dash, concat, sdp,
-# image2, ...), which would make FFmpeg open whatever files and addresses they name.
-_FORMATS = (
-    "3gp apng asf asf_o av1 avi dv flv gif h261 h263 h264 hevc ivf live_flv m4v matroska mjpeg mov mp4 mpeg mpegts"
-    " mpegvideo mxf nsv nut obu ogg rm vc1 vc1test webm wtv yuv4mpegpipe"
-).replace(" ", ",")
 _SCAN_SHARE = 0.4  # of the time that is left, to look for key frames
 _SEEK_MARGIN_SECONDS = 0.2
 _MAX_BLANK_FRAMES = 60  # passed over at the start of a run: two seconds of black before a clip fades in
 _BLANK_DEVIATION = 4.0  # grey levels, of the pixels of a frame that shows nothing
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
-# What PyAV raises on damaged files, besides its own errors: tables that do not fit, time bases of 1/0.
-_ERRORS = (av.FFmpegError, OSError, ValueError, ArithmeticError, IndexError)
+_NEW_STATE = ("palette", "new_extradata", "param_change")  # side data of packets that a seek passes over
 
 
 @dataclass(frozen=True)
@@ -46,37 +41,73 @@ class _Packet:
     is_key: bool
 
 
-def read(source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float) -> Clip:
-    """See `video.Reader`. Keeps the frames that do decode of a damaged file."""
+@dataclass
+class _Scan:
+    """What a pass over the packets found."""
+
+    packets: list[_Packet] = field(default_factory=list)  # in the order they are shown; empty if none is told
+    keys_in_file: list[int] = field(default_factory=list)  # places of key frames among the packets as they stand there
+    num_packets: int = 0
+    num_shown: int = 0  # of these packets, those that no edit list leaves out
+    seekable: bool = True  # no seek loses what the decoder has to know
+
+
+def read(
+    source: bytes | str,
+    sampling: SamplingConfig,
+    limits: LimitsConfig,
+    deadline: float,
+    *,
+    passed_over: frozenset[int] = frozenset(),
+) -> Clip:
+    """See `reading.Reader`. Keeps the frames that do decode of a damaged file. passed_over: see `open_video`."""
     try:
-        with open_video(source, limits) as (container, stream):
+        with open_video(source, limits, passed_over=passed_over) as (container, stream):
             max_frames = _prepare(stream, limits)
-            packets = _scan(container, stream, limits, deadline)
-            keys = [position for position, packet in enumerate(packets) if packet.is_key]
-            planned = choose_runs(keys, len(packets), sampling, max_frames=max_frames)
-            ends = [packets[run.start].shown for run in planned[1:]]
-            runs = [
-                _decode_run(_decode_from(container, stream, packets[run.start], deadline), len(run), end, limits)
-                for run, end in itertools.zip_longest(planned, ends)
-            ]
-        if not any(frames for frames, _ in runs):  # no stamps, or no way to seek: one run from the start is left to try
-            with open_video(source, limits) as (container, stream):
-                planned = [range(min(_prepare(stream, limits), sampling.max_run_frames))]
-                packets = []
-                decoded = _decode(_until_error(container.demux(stream)), deadline)
-                runs = [_decode_run(decoded, len(planned[0]), None, limits)]
-    except _ERRORS as error:
-        raise VideoReadError(one_line(error)) from error
-    runs = [(frames, stamps) for frames, stamps in runs if frames]
+            number = [one.index for one in container.streams.video].index(stream.index)
+            header = read_track_header(source, track_id=stream.id, number=number)
+            to_rgb = RgbConverter(header.crop)
+            first = _Run(min(sampling.max_run_frames, max_frames), limits, to_rgb)
+            scan = _scan(container, stream, first, limits, deadline)
+            refuse_still_picture(container, scan.num_packets)
+            another = scan.num_packets == 1 and len(container.streams.video) > 1 + len(passed_over)
+            planned = _plan(scan, first, sampling, max_frames)
+            if len(planned) == 1 and first.frames:
+                runs = [first.cut(len(planned[0]), None)]
+            elif scan.seekable and scan.packets:
+                runs = _read_by_seeking(container, stream, scan, planned, first, deadline)
+            else:
+                runs = []
+            duration = _duration_of(container, stream)
+        if another:  # one picture, and there is another stream
+            try:
+                return read(source, sampling, limits, deadline, passed_over=passed_over | {stream.index})
+            except VideoReadError as error:
+                log.debug("no other stream to read: %s", cause_of(error))
+        if not any(run.frames for run in runs):
+            with open_video(source, limits, passed_over=passed_over) as (container, stream):
+                _prepare(stream, limits)
+                runs = _read_in_one_pass(container, stream, planned, first, deadline)
+    except ERRORS as error:
+        raise VideoReadError(cause_of(error)) from error
+    return _clip_of(runs, planned, bool(scan.packets), duration, limits, deadline)
+
+
+def _clip_of(
+    runs: list[_Run], planned: list[range], counted: bool, duration: float, limits: LimitsConfig, deadline: float
+) -> Clip:
+    """counted: whether the number of frames is known. Raises: VideoReadError: no run has a frame."""
+    runs = [run for run in runs if run.frames]
     if not runs:
         late = time.process_time() >= deadline
         raise VideoReadError(f"no frame decoded in {limits.soft_seconds:g} s" if late else "no frame can be decoded")
-    got, wanted = sum(len(frames) for frames, _ in runs), sum(len(run) for run in planned)
+    got, wanted = sum(len(run.frames) for run in runs), sum(len(run) for run in planned)
     return Clip(
-        tuple(np.stack(frames) for frames, _ in runs),
-        tuple(np.asarray(stamps, dtype=np.float64) for _, stamps in runs),
+        tuple(np.stack(run.frames) for run in runs),
+        tuple(np.asarray(run.seconds, dtype=np.float64) for run in runs),
         "pyav",
-        f"{got} of {wanted} frames decoded" if got < wanted and packets else "",
+        f"{got} of {wanted} frames decoded" if got < wanted and counted else "",
+        duration,
     )
 
 
@@ -89,75 +120,114 @@ def _prepare(stream: av.video.stream.VideoStream, limits: LimitsConfig) -> int:
     return max_frames_in_memory(context.width, context.height, limits)
 
 
-class _UnnamedFile(io.BufferedReader):
-    """A file whose name FFmpeg does not get to see: it guesses formats from names."""
-
-    name = "<none>"
-
-    def __init__(self, path: str) -> None:
-        super().__init__(io.FileIO(path))
-
-
-@contextlib.contextmanager
-def open_video(
-    source: bytes | str, limits: LimitsConfig
-) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
-    """The open container and its main video stream. FFmpeg gets bytes alone: no name to guess from, no protocol.
-
-    Raises: RefusedError: not a video, or over a limit.
-    """
-    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "max_streams": str(limits.max_streams + 1),
-               "max_pixels": str(limits.max_frame_pixels)}  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        try:
-            file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_UnnamedFile(source))
-            container = stack.enter_context(av.open(file, mode="r", metadata_errors="ignore", options=options))
-            stream = _main_video_stream(container, limits)
-        except MemoryError as error:  # also what FFmpeg says of too many streams
-            raise RefusedError(f"the file has more than {limits.max_streams} streams, or a header too large") from error
-        except _ERRORS as error:
-            raise RefusedError(f"not a readable video: {one_line(error)}") from error
-        yield container, stream
-
-
-def _main_video_stream(container: av.container.InputContainer, limits: LimitsConfig) -> av.video.stream.VideoStream:
-    """The stream a player would show: the largest moving one, the first of equals."""
-    if len(container.streams) > limits.max_streams:
-        raise RefusedError(f"the file has more than {limits.max_streams} streams")
-    streams = [
-        stream for stream in container.streams.video
-        if stream.codec_context is not None and not int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE
-    ]  # fmt: skip
-    if not streams:
-        raise RefusedError("the file holds no video stream that can be decoded")
-    return max(streams, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
+def _duration_of(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float:
+    """Seconds, of the whole file, as the container tells; nan if it does not."""
+    if container.duration:
+        return container.duration / av.time_base
+    return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else math.nan
 
 
 def _scan(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, limits: LimitsConfig, deadline: float
-) -> list[_Packet]:
-    """Demux without decoding: the packets in the order their frames are shown.
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    first: _Run,
+    limits: LimitsConfig,
+    deadline: float,
+) -> _Scan:
+    """Demux to the end, decoding no further than `first` needs: so it starts with the first frame that is shown,
+    whatever key frames say, and the decoder has seen what stands at the file's start.
 
-    Empty if a packet has no timestamp, or most share theirs: then nothing can be told about the order, or sought.
+    Raises: RefusedError: the stream is encrypted.
     """
-    packets: list[_Packet] = []
+    scan = _Scan()
+    context, codec, ordered = stream.codec_context, stream.codec_context.name, True
+    extradata = bytes(context.extradata or b"")
+    sets: list[bytes] = []  # of each packet that has any
+    lacking = 0  # key frames without
     now = time.process_time()
     until = now + _SCAN_SHARE * (deadline - now)
-    try:
-        for packet in container.demux(stream):
-            if packet.size == 0 or getattr(packet, "is_discard", False):
-                continue
-            shown = packet.pts if packet.pts is not None else packet.dts
-            if shown is None:
-                return []
-            packets.append(_Packet(shown, packet.dts if packet.dts is not None else shown, packet.is_keyframe))
-            if len(packets) >= limits.max_scanned_packets or time.process_time() > until:
-                break
-    except av.FFmpegError as error:
-        log.debug("scan ended early: %s", one_line(error))
-    if 2 * len({packet.shown for packet in packets}) < len(packets):  # half of them: two fields of one frame each
-        return []
-    return sorted(packets, key=lambda packet: packet.shown)
+    for packet in _until_error(container.demux(stream), stream):
+        if not first.done:
+            first.fill(_decode([packet], deadline))
+        if packet.size == 0:
+            break
+        if packet.has_sidedata("encryption_info"):
+            raise RefusedError("the video is encrypted")
+        found = parameter_sets(codec, memoryview(packet), extradata)
+        if found:
+            sets.append(found)
+        lacking += packet.is_keyframe and not found
+        scan.seekable &= not any(packet.has_sidedata(kind) for kind in _NEW_STATE)
+        scan.num_packets += 1
+        if getattr(packet, "is_discard", False):
+            continue
+        if packet.is_keyframe:
+            scan.keys_in_file.append(scan.num_shown)
+        scan.num_shown += 1
+        shown = packet.pts if packet.pts is not None else packet.dts
+        if shown is None:
+            ordered = False
+        elif ordered:
+            scan.packets.append(_Packet(shown, packet.dts if packet.dts is not None else shown, packet.is_keyframe))
+        if scan.num_packets >= limits.max_scanned_packets or time.process_time() > until:
+            break
+    if not ordered or 2 * len({packet.shown for packet in scan.packets}) < len(scan.packets):
+        scan.packets.clear()  # nothing tells the order, or two fields of one frame share each stamp
+    scan.packets.sort(key=lambda packet: packet.shown)
+    if first.first_stamp is not None:  # what is shown earlier does not decode: it needs frames before the file's first
+        scan.packets = [packet for packet in scan.packets if packet.shown >= first.first_stamp]
+    scan.seekable &= codec in SEEKABLE and not (lacking and len(set(sets)) > 1)
+    if context.format is not None and context.format.name == "pal8":
+        scan.seekable = False
+    return scan
+
+
+def _plan(scan: _Scan, first: _Run, sampling: SamplingConfig, max_frames: int) -> list[range]:
+    """Runs as places among the frames that are shown. The first frame starts one, whether it is a key frame or not."""
+    keys = scan.keys_in_file
+    if scan.packets:
+        keys = [place for place, packet in enumerate(scan.packets) if packet.is_key]
+    num_frames = max(len(scan.packets) or scan.num_shown, len(first.frames), 1)
+    return choose_runs([0, *keys] if first.frames else keys, num_frames, sampling, max_frames=max_frames)
+
+
+def _read_by_seeking(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    scan: _Scan,
+    planned: Sequence[range],
+    first: _Run,
+    deadline: float,
+) -> list[_Run]:
+    runs = []
+    for run, following in zip(planned, [*planned[1:], None], strict=True):
+        end = None if following is None else scan.packets[following.start].shown
+        if run.start == 0 and first.starts_before(end):
+            runs.append(first.cut(len(run), end))
+        else:  # also where the first run has passed over blank frames into the next one
+            decoded = _decode_from(container, stream, scan.packets[run.start], deadline)
+            runs.append(first.like(len(run), end).fill(decoded))
+    return runs
+
+
+def _read_in_one_pass(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    planned: Sequence[range],
+    first: _Run,
+    deadline: float,
+) -> list[_Run]:
+    """Decode from the file's start to the last run's end, counting frames as they come."""
+    runs = [first.like(len(run), None) for run in planned]
+    current = 0
+    for place, frame in enumerate(_decode(_until_error(container.demux(stream), stream), deadline)):
+        if current + 1 < len(planned) and place >= planned[current + 1].start:
+            current += 1
+        if place >= planned[current].start and not runs[current].done:
+            runs[current].add(frame)
+        if runs[-1].done:
+            break
+    return runs
 
 
 def _decode_from(
@@ -170,7 +240,7 @@ def _decode_from(
             yield frame
 
 
-def _decode(packets: Iterator[av.Packet], deadline: float) -> Iterator[av.VideoFrame]:
+def _decode(packets: Iterable[av.Packet], deadline: float) -> Iterator[av.VideoFrame]:
     """Frames in display order; a packet that does not decode is passed over."""
     for packet in packets:
         if time.process_time() >= deadline:
@@ -178,7 +248,7 @@ def _decode(packets: Iterator[av.Packet], deadline: float) -> Iterator[av.VideoF
         try:
             yield from packet.decode()
         except av.FFmpegError as error:
-            log.debug("packet passed over: %s", one_line(error))
+            log.debug("packet passed over: %s", cause_of(error))
 
 
 def _demux_from(
@@ -194,9 +264,9 @@ def _demux_from(
         try:
             container.seek(stamp, stream=stream, backward=True)
         except av.FFmpegError as error:
-            log.debug("seek failed: %s", one_line(error))
+            log.debug("seek failed: %s", cause_of(error))
             continue
-        packets = _until_error(container.demux(stream))
+        packets = _until_error(container.demux(stream), stream)
         landed = next((one for one in packets if one.is_keyframe or (one.pts or first.at) > first.shown), None)
         if landed is not None and landed.is_keyframe and (landed.pts is None or landed.pts <= first.shown):
             yield landed
@@ -204,81 +274,80 @@ def _demux_from(
             return
 
 
-def _until_error(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """Packets until the demuxer gives up, with the empty one at the end that drains the decoder."""
-    try:
-        yield from packets
-    except av.FFmpegError as error:
-        log.debug("demuxing ended early: %s", one_line(error))
+def _until_error(packets: Iterator[av.Packet], stream: av.video.stream.VideoStream) -> Iterator[av.Packet]:
+    """Packets until the demuxer gives up, then an empty one that drains the decoder.
 
-
-def _decode_run(
-    decoded: Iterator[av.VideoFrame], num_frames: int, end: int | None, limits: LimitsConfig
-) -> tuple[list[np.ndarray], list[float]]:
-    """The first `num_frames` frames and their times in seconds; fewer up to `end` (a pts) or the memory limit.
-
-    Of a run that starts with blank frames, those from the first picture on.
+    Empty ones before that are left out: in AVI they stand for a frame shown twice, and would end the decoding.
     """
-    frames: list[np.ndarray] = []
-    stamps: list[float] = []
-    num_blank = 0
-    to_rgb = _RgbConverter()
-    for frame in decoded:
-        check_frame_size(frame.width, frame.height, limits)
-        if end is not None and frame.pts is not None and frame.pts >= end:
-            break
-        pixels = to_rgb(frame)
-        if frames and pixels.shape != frames[0].shape:
-            break  # the size changes mid-stream: a run has one size
-        wanted = min(num_frames, max_frames_in_memory(frame.width, frame.height, limits))
-        if len(frames) >= wanted:  # the first of them is blank
-            del frames[0], stamps[0]
-        frames.append(pixels)
-        stamps.append(math.nan if frame.time is None else frame.time)
-        if len(frames) >= wanted:
-            if num_blank == _MAX_BLANK_FRAMES or not _is_blank(frames[0]):
+    try:
+        for packet in packets:
+            if packet.size:
+                yield packet
+    except av.FFmpegError as error:
+        log.debug("demuxing ended early: %s", cause_of(error))
+    last = av.Packet()
+    last.stream, last.time_base = stream, stream.time_base
+    yield last
+
+
+@dataclass
+class _Run:
+    """Frames of a run as they come: the first `wanted` of them, from the first one that is not blank on."""
+
+    wanted: int
+    limits: LimitsConfig
+    to_rgb: RgbConverter
+    end: int | None = None  # the pts from which on frames belong to the next run
+    frames: list[np.ndarray] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    stamps: list[int | None] = field(default_factory=list)
+    first_stamp: int | None = None  # of the first frame, blank or not
+    done: bool = False
+    num_blank: int = 0
+
+    def like(self, wanted: int, end: int | None) -> _Run:
+        """An empty one of the same stream."""
+        return _Run(wanted, self.limits, self.to_rgb, end)
+
+    def starts_before(self, end: int | None) -> bool:
+        return bool(self.frames) and (end is None or self.stamps[0] is None or self.stamps[0] < end)
+
+    def add(self, frame: av.VideoFrame) -> None:
+        """Take the next frame, or be done with the one before."""
+        check_frame_size(frame.width, frame.height, self.limits)
+        if self.end is not None and frame.pts is not None and frame.pts >= self.end:
+            self.done = True
+            return
+        pixels = self.to_rgb(frame)
+        if self.frames and pixels.shape != self.frames[0].shape:
+            self.done = True  # the size changes mid-stream: a run has one size
+            return
+        if not self.frames:
+            self.first_stamp = frame.pts
+        wanted = min(self.wanted, max_frames_in_memory(frame.width, frame.height, self.limits))
+        if len(self.frames) >= wanted:  # the first of them is blank
+            del self.frames[0], self.seconds[0], self.stamps[0]
+        self.frames.append(pixels)
+        self.seconds.append(math.nan if frame.time is None else frame.time)
+        self.stamps.append(frame.pts)
+        if len(self.frames) >= wanted:
+            self.done = self.num_blank == _MAX_BLANK_FRAMES or not _is_blank(self.frames[0])
+            self.num_blank += 1
+
+    def fill(self, decoded: Iterable[av.VideoFrame]) -> _Run:
+        for frame in decoded:
+            self.add(frame)
+            if self.done:
                 break
-            num_blank += 1
-    return frames, stamps
+        return self
+
+    def cut(self, num_frames: int, end: int | None) -> _Run:
+        """Leave out what is beyond `num_frames`, or belongs to the next run."""
+        keep = sum(stamp is None or end is None or stamp < end for stamp in self.stamps[:num_frames])
+        del self.frames[keep:], self.seconds[keep:], self.stamps[keep:]
+        return self
 
 
 def _is_blank(pixels: np.ndarray) -> bool:
     """One colour all over."""
     return bool((pixels[::8, ::8].std(axis=(0, 1)) < _BLANK_DEVIATION).all())
-
-
-class _RgbConverter:
-    """Frames -> uint8 RGB (H, W, 3) as displayed, with the pixels that `ffmpeg -pix_fmt rgb24` gives.
-
-    That is ffmpeg's own scale filter. PyAV's `to_ndarray` differs from it by up to 25 levels on 10-bit frames (chroma
-    interpolation) and 170 on interlaced ones (it takes their fields apart).
-    """
-
-    def __init__(self) -> None:
-        self._graph: av.filter.Graph | None = None
-        self._input: tuple[int, int, str] | None = None
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        kind = (frame.width, frame.height, frame.format.name)
-        if self._graph is None or kind != self._input:
-            self._graph, self._input = _build_rgb_graph(frame), kind
-        self._graph.push(frame)
-        pixels = self._graph.pull().to_ndarray()
-        quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
-
-
-def _build_rgb_graph(frame: av.VideoFrame) -> av.filter.Graph:
-    graph = av.filter.Graph()
-    with contextlib.suppress(AttributeError):  # an older PyAV
-        graph.threads = 1
-    filters = [
-        graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)),
-        graph.add("scale", "flags=bicubic:interl=0"),
-        graph.add("format", "rgb24"),
-        graph.add("buffersink"),
-    ]
-    for left, right in itertools.pairwise(filters):
-        left.link_to(right)
-    graph.configure()
-    return graph
