@@ -56,6 +56,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="decode processes; default: one per core")
     parser.add_argument("--time", action="store_true", help="add the column `time`: seconds per example")
+    parser.add_argument("--stats", type=Path, metavar="FILE", help="write counts, seconds by stage and reasons as JSON")
     parser.add_argument("--strict", action="store_true", help="exit with 3 if any row could not be scored")
     options = parser.parse_args(arguments)
     if options.html and not options.videos:
@@ -138,7 +139,7 @@ def score_dataset(options: argparse.Namespace) -> int:
         return 2
 
     from model.run.pipeline import RunStats, run
-    from model.run.worker import WorkerConfig
+    from model.video.prepare import VideoPreparation
 
     def build_scorer() -> BatchScorer:
         with exit_put_off():
@@ -150,14 +151,24 @@ def score_dataset(options: argparse.Namespace) -> int:
 
     stats = RunStats(rows=len(result))
     try:
-        worker_config = WorkerConfig(SamplingConfig(), LimitsConfig(), manifest.views)
-        stats = run(dataset, result, worker_config, build_scorer, config=config)
+        preparation = VideoPreparation(SamplingConfig(), LimitsConfig(), manifest.views)
+        run(dataset, result, preparation, build_scorer, config=config, stats=stats)
     except WeightsError as error:
         log.error("%s", error)
         return 2
     finally:
         written = result.write()
+        write_stats(stats, options.stats)
     return report(stats, options, written)
+
+
+def write_stats(stats: RunStats, path: Path | None) -> None:
+    """What was counted so far, if a file is asked for; without one that can be written the run is none the worse."""
+    if path is not None:
+        try:
+            stats.write(path)
+        except OSError as error:
+            log.error("cannot write %s: %s", path, error.strerror)
 
 
 def report(stats: RunStats, options: argparse.Namespace, written: bool) -> int:

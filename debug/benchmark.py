@@ -26,7 +26,7 @@ from debug.benchmark_clips import ClipPlan, make_clips, plan_clips
 from model.config import LimitsConfig, SamplingConfig, available_cores
 from model.rows.dataset import VIDEO_SUFFIXES, open_dataset
 from model.run.pipeline import RunStats
-from model.run.worker import WorkerConfig
+from model.video.prepare import VideoPreparation
 from model.weights import MANIFEST_NAME, load_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no video in {options.folder}", file=sys.stderr)
         return 1
     clips = [file.read_bytes() for file in files]
-    worker = WorkerConfig(SamplingConfig(), LimitsConfig(), load_manifest(options.weights).views)
+    worker = VideoPreparation(SamplingConfig(), LimitsConfig(), load_manifest(options.weights).views)
     counts = options.workers or sorted({*(2**k for k in range(10) if 2**k < available_cores()), available_cores()})
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         rounds = [_measure(clips, worker, options, counts, Path(folder)) for _ in range(options.rounds)]
@@ -111,7 +111,7 @@ def _find_clips(options: argparse.Namespace) -> list[Path]:
 
 
 def _measure(
-    clips: Sequence[bytes], worker: WorkerConfig, options: argparse.Namespace, counts: Sequence[int], folder: Path
+    clips: Sequence[bytes], worker: VideoPreparation, options: argparse.Namespace, counts: Sequence[int], folder: Path
 ) -> Round:
     from model.run.scoring import BatchScorer, choose_device
     from model.video.detector import load_detector
@@ -238,7 +238,7 @@ def _describe_time(stats: RunStats, workers: int) -> list[str]:
     return lines + [f"| {name} | {where} | {value / stats.rows:.4f} |" for name, (where, value) in parts.items()]
 
 
-def _describe_policies(clips: Sequence[bytes], worker: WorkerConfig) -> list[str]:
+def _describe_policies(clips: Sequence[bytes], worker: VideoPreparation) -> list[str]:
     lines = ["## Sampling policies: decoding and cutting", ""]
     lines += ["| runs at most | frames of each | frames read | processor seconds a clip |", "| --- | --- | --- | --- |"]
     for runs, frames in POLICIES:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import io
+import json
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from model.config import PipelineConfig, SamplingConfig, available_cores
+from model.modality import Detector
 from model.rows.dataset import ClipDataset, Row
 from model.rows.submission import ResultFile
-from model.run.pipeline import RunStats, run
+from model.run.pipeline import RunStats, Scored, Scorer, run
 from model.run.pool import DecodePool
-from model.run.scoring import BatchScorer, Scorer
-from model.run.worker import WorkerConfig
-from model.video.detector import Detector, ViewNetwork, clip_outputs
-from model.video.reading import read_clip
-from model.video.views import cut_views, trim_bars
+from model.run.scoring import BatchScorer, score_clip
+from model.video.detector import KINDS, ViewNetwork
+from model.video.prepare import VideoPreparation
+from model.video.views import split_views
 from model.weights import load_manifest, load_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,19 +73,25 @@ class Process:
     log: list[str] = field(default_factory=list)
 
 
-def build_plain_network(weights: Path, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """The network as a submission would take it from timm, nothing folded or fused: a clip's views -> its outputs."""
+Plain = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # a clip's content -> its features by kind
+
+
+def build_plain_network(weights: Path, device: torch.device) -> Plain:
+    """The network as a submission would take it from timm, nothing folded or fused."""
     manifest = load_manifest(weights)
     network = ViewNetwork(**manifest.architecture)
     network.load_state_dict(load_tensors(manifest))
     network.eval().to(device)
-    return lambda views: clip_outputs(views, manifest.views, lambda part, kind: network(part.to(device), kind))
+
+    def features(content: np.ndarray) -> dict[str, np.ndarray]:
+        parts = zip(KINDS, split_views(content, manifest.views), strict=True)
+        return {kind: network(torch.from_numpy(part).to(device), kind).cpu().numpy() for kind, part in parts}
+
+    return features
 
 
 @torch.inference_mode()
-def naive(
-    clips: Sequence[bytes], worker: WorkerConfig, detector: Detector, plain: Callable[[np.ndarray], np.ndarray]
-) -> Naive:
+def naive(clips: Sequence[bytes], worker: VideoPreparation, detector: Detector, plain: Plain) -> Naive:
     """The serial submission: decord with its default threads, 16 frames spread evenly, then the same network.
 
     torch runs as it does by default too, all threads inside each operator. plain: see `build_plain_network`; it is
@@ -109,9 +115,9 @@ def naive(
             continue
         decoded = time.perf_counter()
         busy_seconds += processor_seconds() - busy
-        views = cut_views(trim_bars((frames,)), worker.views)
+        views = worker.cut((frames,))
         cut = time.perf_counter()
-        detector.score(detector.clip_outputs(views))
+        score_clip(detector, views)
         scored = time.perf_counter()
         detector.score(plain(views))
         decoded_clips += 1
@@ -122,7 +128,7 @@ def naive(
     return Naive(decoded_clips, decode_seconds, network_seconds, busy_seconds, plain_seconds)
 
 
-def decoding(dataset: ClipDataset, worker: WorkerConfig, num_workers: int) -> tuple[float, float]:
+def decoding(dataset: ClipDataset, worker: VideoPreparation, num_workers: int) -> tuple[float, float]:
     """(clips a second of reading, decoding and cutting alone, from the first decoded clip on; processor seconds)."""
     first, busy = None, processor_seconds()
     with DecodePool(dataset.rows(), worker, num_workers=num_workers) as pool:
@@ -141,11 +147,10 @@ def processor_seconds() -> float:
 
 
 def network_rate(
-    clips: Sequence[bytes], repeats: int, worker: WorkerConfig, scorer: BatchScorer
+    clips: Sequence[bytes], repeats: int, worker: VideoPreparation, scorer: BatchScorer
 ) -> tuple[float, float]:
     """(clips a second of the network alone, on views that lie ready in memory; processor seconds a clip)."""
-    runs = [trim_bars(read_clip(content, worker.sampling, worker.limits).runs) for content in clips]
-    ready = [cut_views(part, worker.views) for part in runs]
+    ready = [worker(content).content for content in clips]
     for _ in scorer.add("warm", ready[0]):
         pass
     list(scorer.flush())
@@ -158,7 +163,7 @@ def network_rate(
 
 
 def end_to_end(
-    dataset: ClipDataset, worker: WorkerConfig, scorer: Scorer, num_workers: int, output: Path
+    dataset: ClipDataset, worker: VideoPreparation, scorer: Scorer, num_workers: int, output: Path
 ) -> tuple[float, RunStats]:
     """(clips a second from the first decoded clip on, the run's own account)."""
     scorer.network_seconds = 0.0
@@ -184,14 +189,14 @@ class WaitingScorer:
         self._in_flight: deque[tuple[list[str], float]] = deque()  # ids, when the device is done with them
         self._free_at = 0.0
 
-    def add(self, clip_id: str, views: np.ndarray) -> Iterator[tuple[str, float]]:
+    def add(self, clip_id: str, content: np.ndarray) -> Iterator[Scored]:
         self._pending.append(clip_id)
         if len(self._pending) == self._clips_per_batch:
             self._launch()
             while len(self._in_flight) >= self._batches_in_flight:
                 yield from self._fetch()
 
-    def flush(self) -> Iterator[tuple[str, float]]:
+    def flush(self) -> Iterator[Scored]:
         self._launch()
         while self._in_flight:
             yield from self._fetch()
@@ -202,12 +207,12 @@ class WaitingScorer:
             self._free_at = max(self._free_at, time.perf_counter()) + self._seconds_a_clip * len(clip_ids)
             self._in_flight.append((clip_ids, self._free_at))
 
-    def _fetch(self) -> Iterator[tuple[str, float]]:
+    def _fetch(self) -> Iterator[Scored]:
         clip_ids, done_at = self._in_flight.popleft()
         wait = max(0.0, done_at - time.perf_counter())
         time.sleep(wait)
         self.network_seconds += wait
-        yield from ((clip_id, 0.0) for clip_id in clip_ids)
+        yield from (Scored(clip_id, 0.0, self._seconds_a_clip) for clip_id in clip_ids)
 
 
 def steady_rate(clips: int, num_workers: int, seconds: float) -> float:
@@ -215,13 +220,11 @@ def steady_rate(clips: int, num_workers: int, seconds: float) -> float:
     return max(1, clips - num_workers) / seconds
 
 
-def policy_cost(clips: Sequence[bytes], sampling: SamplingConfig, worker: WorkerConfig) -> tuple[float, float]:
+def policy_cost(clips: Sequence[bytes], sampling: SamplingConfig, worker: VideoPreparation) -> tuple[float, float]:
     """(processor seconds, frames) a clip: decoding and cutting in this process."""
-    frames, started = 0, time.process_time()
+    prepare, frames, started = replace(worker, sampling=sampling), 0, time.process_time()
     for content in clips:
-        clip = read_clip(content, sampling, worker.limits)
-        frames += clip.num_frames
-        cut_views(trim_bars(clip.runs), worker.views)
+        frames += prepare(content).num_frames
     return (time.process_time() - started) / len(clips), frames / len(clips)
 
 
@@ -251,10 +254,11 @@ def write_parquet(rows: Iterable[Row], path: Path, *, rows_per_group: int = 10) 
 
 
 def run_script(arguments: Sequence[str], output: Path) -> Process:
-    """Start script.py as the evaluation does; time its log, sample the memory of its whole process tree."""
+    """Start script.py as the evaluation does; sample the memory of its whole process tree."""
+    stats_file, started_at = output.with_name(f"{output.name}.stats.json"), time.time()
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "script.py", "--output", str(output), *arguments],
+        [sys.executable, "script.py", "--output", str(output), "--stats", str(stats_file), *arguments],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     result = Process(0)
@@ -265,14 +269,15 @@ def run_script(arguments: Sequence[str], output: Path) -> Process:
     with process.stderr:
         for line in process.stderr:
             result.log.append(line.rstrip())
-            if decoded := re.search(r"first clip decoded ([\d.]+) s ago", line):
-                result.first_decode_seconds = time.perf_counter() - started - float(decoded[1])
-            elif "first clip scored" in line:
-                result.first_score_seconds = time.perf_counter() - started
     result.exit_code = process.wait()
     ended.set()
     sampler.join()
     result.wall_seconds = time.perf_counter() - started
+    if stats_file.is_file():
+        stats = json.loads(stats_file.read_text(encoding="utf-8"))
+        before = stats["started_at"] - started_at  # imports, the list of ids
+        result.first_decode_seconds = before + stats["first_decode_seconds"]
+        result.first_score_seconds = before + stats["first_score_seconds"]
     return result
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import multiprocessing
 import os
 import random
@@ -38,8 +37,8 @@ from debug.toy_clips import FAMILIES, clip
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig
 from model.rows.dataset import ClipDataset, Row
 from model.rows.submission import ResultFile
-from model.run.pipeline import run
-from model.run.worker import WorkerConfig
+from model.run.pipeline import RunStats, Scored, run
+from model.video.prepare import VideoPreparation
 from model.video.views import ViewConfig
 
 _SOUND_EVERY = 5  # one sound clip after so many damaged ones
@@ -94,10 +93,10 @@ class AverageScorer:
 
     network_seconds = 0.0
 
-    def add(self, clip_id: str, views: np.ndarray) -> Iterator[tuple[str, float]]:
-        yield clip_id, float(views.mean()) - 127.0
+    def add(self, clip_id: str, content: np.ndarray) -> Iterator[Scored]:
+        yield Scored(clip_id, float(content.mean()) - 127.0)
 
-    def flush(self) -> Iterator[tuple[str, float]]:
+    def flush(self) -> Iterator[Scored]:
         return iter(())
 
 
@@ -116,7 +115,7 @@ def sound_rows(number: int, families: Sequence[str] = FAMILIES) -> list[Row]:
 
 def score(
     rows: list[Row], output: Path, *, workers: int, limits: LimitsConfig, weights: Path | None = None
-) -> dict[str, str]:
+) -> tuple[dict[str, str], RunStats]:
     """Run the pipeline over rows. Returns the scores as the result file has them, "" where there is none."""
     views, build_scorer = ViewConfig(size=64), AverageScorer
     if weights is not None:
@@ -126,9 +125,10 @@ def score(
     result = ResultFile(output, dataset.ids, write_seconds=config.write_seconds)
     result.write()
     show = sys.stderr.isatty()
-    run(dataset, result, WorkerConfig(SamplingConfig(), limits, views), build_scorer, config=config, show_progress=show)
+    preparation = VideoPreparation(SamplingConfig(), limits, views)
+    stats = run(dataset, result, preparation, build_scorer, config=config, show_progress=show)
     result.write()
-    return read_scores(output)
+    return read_scores(output), stats
 
 
 def _real_network(weights: Path):  # type: ignore[no-untyped-def]
@@ -189,38 +189,19 @@ def killing_workers(
     return _repeating(kill, lambda: rng.uniform(0.5, 1.5) * every_seconds)
 
 
-class _Notes(logging.Handler):
-    """Collects why clips fell back and which crashed a worker, from the log as a user sees it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[tuple[str, str, bool]] = []  # (id, text, whether it is the final word)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.args and isinstance(record.args, tuple) and record.msg.startswith("clip %s:"):
-            final = record.msg.startswith("clip %s: not scored")
-            self.notes.append((str(record.args[0]), str(record.args[-1]), final))
-
-
 def run_mutations(
     outcome: Outcome, folder: Path, *, files: int, seed: int, workers: int, worker_kills: int, limits: LimitsConfig,
     weights: Path | None = None, keep: Path | None = None,
 ) -> None:  # fmt: skip
     """Sound clips alone, then among damaged ones with workers being killed; compare."""
     sound = sound_rows(max(len(FAMILIES), files // _SOUND_EVERY))
-    expected = score(sound, folder / "sound.csv", workers=workers, limits=limits, weights=weights)
+    expected, _ = score(sound, folder / "sound.csv", workers=workers, limits=limits, weights=weights)
     damaged = [row for row, _ in damaged_rows(files, seed)]
     rows = sound + damaged
     random.Random(seed).shuffle(rows)
-    path, notes = folder / "mixed.csv", _Notes()
-    logger = logging.getLogger("model")
-    logger.addHandler(notes)
-    started = time.monotonic()
-    try:
-        with watched(path, {row.id for row in rows}, outcome), killing_workers(worker_kills, 2.0, seed, outcome):
-            scores = score(rows, path, workers=workers, limits=limits, weights=weights)
-    finally:
-        logger.removeHandler(notes)
+    path, started = folder / "mixed.csv", time.monotonic()
+    with watched(path, {row.id for row in rows}, outcome), killing_workers(worker_kills, 2.0, seed, outcome):
+        scores, stats = score(rows, path, workers=workers, limits=limits, weights=weights)
     outcome.files += files
     outcome.sound_clips += len(sound)
     ids = Counter(row.id for row in rows)
@@ -229,17 +210,14 @@ def run_mutations(
     outcome.sound_without_score += sum(not scores.get(row.id) for row in sound)
     outcome.sound_with_other_score += sum(scores.get(row.id) != expected[row.id] for row in sound)
     outcome.scored_damaged += sum(bool(scores.get(row.id)) for row in damaged)
-    outcome.reasons.update(_general(note) for _, note, final in notes.notes if final)
     by_id = {row.id: row for row in damaged}
-    for clip_id, note, final in notes.notes:
-        if final:
-            continue
-        if any(sign in note for sign in ("the decoder crashed", "the decoder failed", "decoding took")):
-            outcome.crashes += clip_id in by_id and "-9" not in note
-            outcome.hangs += clip_id not in by_id and "decoding took" in note
-            if keep is not None and clip_id in by_id:
-                keep.mkdir(parents=True, exist_ok=True)
-                (keep / clip_id).write_bytes(by_id[clip_id].media)  # type: ignore[arg-type]
+    outcome.reasons.update(_general(stats.reasons[clip_id]) for clip_id in by_id if not scores.get(clip_id))
+    for crash in stats.crashes:
+        outcome.crashes += crash.id in by_id and not crash.from_outside
+        outcome.hangs += crash.id not in by_id and crash.late
+        if keep is not None and crash.id in by_id:
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / crash.id).write_bytes(by_id[crash.id].media)  # type: ignore[arg-type]
     seconds = time.monotonic() - started
     print(f"{len(rows)} clips in {seconds:.0f} s", file=sys.stderr)
 

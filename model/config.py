@@ -66,7 +66,6 @@ class PipelineConfig:
     queued_bytes: int = 1 << 30  # of files read and not yet decoded, over all workers; one file always fits
     write_seconds: float = 2.0  # the result file is replaced at most this often
     stall_seconds: float = 600.0  # with every decoder idle and not a byte of the dataset read: the run ends without it
-    max_attempts: int = 2  # decoders that try a clip; each in a worker of its own if the one before crashed
 
     def __post_init__(self) -> None:
         _require(self.workers >= 0, f"workers must be 0 (automatic) or more, got {self.workers}")

@@ -139,8 +139,13 @@ class Detector(Protocol):
     a clip's score comes from the features of its own views.
     """
 
-    device: torch.device
-    views_per_clip: int  # the usual number, for the size of batches
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+
+    @property
+    def views_per_clip(self) -> int:
+        """The usual number, over all kinds, for the size of batches."""
 
     def split(self, content: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 (n,) -> kind -> (V, ...), without copies. Raises: ValueError: not the content of a clip."""

@@ -7,7 +7,7 @@ python -m debug.report --scores weights/video/cross_validation.csv --clips CLIPS
 from __future__ import annotations
 
 import argparse
-import re
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,6 @@ from debug.report.scores import choose_columns, tables_from_scores
 
 if TYPE_CHECKING:
     from model.video.detector import Detector
-
-_LOG_LINE = re.compile(r"(\d+) not scored: (.+)")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -40,7 +38,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", type=Path, help="the dataset: shows frames of the worst mistakes")
     parser.add_argument("--weights", type=Path, help="weights folder: shows the evidence of each frame")
     parser.add_argument("--device", default="cpu", help="for --weights (default: cpu)")
-    parser.add_argument("--log", type=Path, help="what script.py printed: reasons of fallbacks")
+    parser.add_argument("--stats", type=Path, help="what script.py --stats wrote: reasons of fallbacks")
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="default: report.html")
     parser.add_argument("--title", default="Detector report")
     parser.add_argument("--anonymous", action="store_true", help="keep the solution's anonymised source names")
@@ -103,13 +101,19 @@ def collect_parts(rows: pd.DataFrame, options: argparse.Namespace) -> ReportPart
         videos = _load_videos(dataset, {*lost["id"], *pd.concat(worst.values())["id"]}, plain=bool(options.scores))
         mistakes = {label: strips.mistake_section(worst[label], videos, detector) for label in LABELS}
         fallbacks = strips.fallback_reasons(lost, videos)
-    log_reasons: dict[str, int] = {}
-    if options.log:
-        for count, reason in _LOG_LINE.findall(options.log.read_text(encoding="utf-8", errors="replace")):
-            log_reasons[reason] = log_reasons.get(reason, 0) + int(count)
+    reasons = load_reasons(options.stats) if options.stats else {}
     told = f"Scores {options.scores}" if options.scores else f"Solution {options.solution}, {options.submission}"
     footer = f"{told}; seed {options.seed}."
-    return ReportParts(rows, options.title, mistakes, fallbacks, log_reasons, footer, options.seed)
+    return ReportParts(rows, options.title, mistakes, fallbacks, reasons, footer, options.seed)
+
+
+def load_reasons(path: Path) -> dict[str, int]:
+    """Reason -> rows that got no score for it. Raises: MetricError: not a file of `script.py --stats`."""
+    try:
+        reasons = json.loads(path.read_text(encoding="utf-8"))["fallbacks"]
+        return {str(reason): int(rows) for reason, rows in reasons.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MetricError(f"{path} is not what script.py --stats writes: {error!r}") from error
 
 
 def _load_videos(dataset: Path, ids: set[str], *, plain: bool) -> dict[str, bytes | str]:

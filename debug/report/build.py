@@ -27,7 +27,7 @@ class ReportParts:
     title: str
     mistakes: Mapping[str, str] = field(default_factory=dict)  # label -> HTML of the strips
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # id -> why it has no score
-    log_reasons: Mapping[str, int] = field(default_factory=dict)  # reason in script.py's log -> rows
+    reasons: Mapping[str, int] = field(default_factory=dict)  # reason -> rows, as the run counted
     footer: str = ""
     seed: int = 0
 
@@ -293,10 +293,10 @@ def _fallbacks(parts: ReportParts) -> list[str]:
     rows = parts.rows
     lost = rows[rows["score"].isna()]
     shown = [markup.paragraph(f"{len(lost)} of {len(rows)} clips have no score.")]
-    if parts.log_reasons:
+    if parts.reasons:
         shown.append(
             markup.table(
-                ["rows", "reason in the log"], [(n, text) for text, n in parts.log_reasons.items()], numeric=(0,)
+                ["rows", "reason, as the run counted"], [(n, text) for text, n in parts.reasons.items()], numeric=(0,)
             )
         )
     if len(lost):

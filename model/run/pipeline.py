@@ -2,40 +2,67 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
 from ..config import PipelineConfig, available_cores
+from ..modality import Preparation
 from ..rows.dataset import ClipDataset
 from ..rows.submission import ResultFile
-from .pool import DecodedClip, DecodePool
-from .worker import WorkerConfig
-
-if TYPE_CHECKING:
-    from .scoring import Scorer
+from .pool import Crash, DecodedClip, DecodePool
 
 log = logging.getLogger(__name__)
 
 _STALL_SECONDS = 1.0  # a batch is not held back longer than this waiting for clips
+_NOTHING = np.empty(0, np.uint8)
+
+
+class Scored(NamedTuple):
+    """A clip's score, nan if the network has none. network_seconds: the clip's share of its batch's time."""
+
+    id: str
+    score: float
+    network_seconds: float = 0.0
+
+
+class Scorer(Protocol):
+    """What the pipeline asks of whatever turns content into scores."""
+
+    network_seconds: float  # spent in it so far
+
+    def add(self, clip_id: str, content: np.ndarray) -> Iterator[Scored]:
+        """Take one clip's content, uint8 (n,), as prepared; yields what became ready."""
+        ...
+
+    def flush(self) -> Iterator[Scored]:
+        """Score everything that was added."""
+        ...
 
 
 @dataclass
 class RunStats:
-    """What happened. fallbacks: reason -> number of rows left unscored; seconds by stage, summed over workers."""
+    """What happened. Seconds are by stage, summed over workers."""
 
     rows: int = 0
     scored: int = 0
-    fallbacks: Counter[str] = field(default_factory=Counter)
-    salvaged: int = 0
-    first_decode_seconds: float | None = None
-    read_seconds: float = 0.0
+    salvaged: int = 0  # of these, with something lost on the way
+    fallbacks: Counter[str] = field(default_factory=Counter)  # reason -> rows left unscored for it
+    reasons: dict[str, str] = field(default_factory=dict)  # id -> why it has no score, or what was lost on the way
+    crashes: list[Crash] = field(default_factory=list)
+    started_at: float = 0.0  # on time.time()
+    first_decode_seconds: float | None = None  # after the start
+    first_score_seconds: float | None = None
+    read_seconds: float = 0.0  # waiting for the dataset
     decode_seconds: float = 0.0
     transform_seconds: float = 0.0
     transfer_seconds: float = 0.0
@@ -47,40 +74,52 @@ class RunStats:
     def unscored(self) -> int:
         return self.rows - self.scored
 
+    def write(self, path: Path) -> None:
+        """As JSON: the fields, with `unscored`. Raises: OSError."""
+        fallbacks = dict(self.fallbacks.most_common())  # `asdict` makes a counter of pairs of it
+        text = json.dumps({**asdict(self), "fallbacks": fallbacks, "unscored": self.unscored}, indent=1)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            partial.write_text(text + "\n", encoding="utf-8")
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
 
 def run(
     dataset: ClipDataset,
     result: ResultFile,
-    worker_config: WorkerConfig,
+    preparation: Preparation,
     build_scorer: Callable[[], Scorer],
     *,
     config: PipelineConfig,
     show_progress: bool = True,
+    stats: RunStats | None = None,
 ) -> RunStats:
     """Score every row of `dataset` into `result`.
 
     build_scorer: loads the network; called after the decode workers were started, so that both start at once.
+    stats: filled as the run goes on, for a caller that may be interrupted.
     """
-    stats = RunStats(rows=len(dataset.ids))
+    stats = RunStats() if stats is None else stats
+    stats.rows, stats.started_at = len(dataset.ids), time.time()
     started = time.monotonic()
     num_workers = config.workers or available_cores()
-    seconds_by_clip: dict[str, float] = {}
-    with DecodePool(dataset.rows(), worker_config, num_workers=num_workers, pipeline=config) as pool:
+    waiting: dict[str, DecodedClip] = {}  # for their scores
+    with DecodePool(dataset.rows(), preparation, num_workers=num_workers, pipeline=config) as pool:
+        stats.crashes = pool.crashes
         scorer = build_scorer()
         progress = tqdm(total=stats.rows, unit="clip", smoothing=0.05, mininterval=1.0, disable=not show_progress)
         waiting_since = time.monotonic()
 
-        def record(clip_id: str, score: float) -> None:
-            seconds = seconds_by_clip.pop(clip_id, None)
+        def record(scored: Scored) -> None:
+            clip = waiting.pop(scored.id)
+            _record(scored, clip, result, stats)
+            stats.network_seconds = scorer.network_seconds
             progress.update()
-            if not math.isfinite(score):
-                result.set_unscored(clip_id, seconds=seconds)
-                stats.fallbacks["the network gives no finite score"] += 1
-                log.warning("clip %s: not scored: the network gives no finite score", clip_id)
-                return
-            result.set_score(clip_id, score, seconds=seconds)
-            stats.scored += 1
-            if stats.scored == 1:
+            if stats.first_score_seconds is None and stats.scored:
+                stats.first_score_seconds = time.monotonic() - started
                 log.info("first clip scored")
 
         for clip in pool.results():
@@ -88,39 +127,62 @@ def run(
                 if stats.first_decode_seconds is None:
                     first_decoded = pool.first_decoded or time.monotonic()  # while the network was still loading
                     stats.first_decode_seconds = first_decoded - started
-                    log.info("first clip decoded %.1f s ago", time.monotonic() - first_decoded)
                 _count(clip, stats)
-                seconds_by_clip[clip.id] = clip.decode_seconds + clip.transform_seconds
-                if clip.views is None:
-                    result.set_unscored(clip.id, seconds=seconds_by_clip.pop(clip.id))
+                if clip.prepared is None:
+                    result.set_unscored(clip.id, clip.reason, refused=clip.refused, seconds=clip.seconds)
                     progress.update()
                 else:
-                    for scored in scorer.add(clip.id, clip.views):
-                        record(*scored)
+                    content = clip.prepared.content
+                    waiting[clip.id] = replace(clip, prepared=replace(clip.prepared, content=_NOTHING))
+                    for scored in scorer.add(clip.id, content):
+                        record(scored)
                         waiting_since = time.monotonic()
             if time.monotonic() - waiting_since > _STALL_SECONDS:
                 for scored in scorer.flush():
-                    record(*scored)
+                    record(scored)
                 waiting_since = time.monotonic()
             write_started = time.perf_counter()
             result.write_if_due()
             stats.write_seconds += time.perf_counter() - write_started
+            stats.read_seconds, stats.wall_seconds = pool.read_seconds, time.monotonic() - started
         for scored in scorer.flush():
-            record(*scored)
+            record(scored)
         progress.close()
-        stats.read_seconds = pool.read_seconds
         stats.network_seconds = scorer.network_seconds
     stats.wall_seconds = time.monotonic() - started
     return stats
 
 
+def _record(scored: Scored, clip: DecodedClip, result: ResultFile, stats: RunStats) -> None:
+    """The score of a decoded clip, into the result. Its time is that of its decoding and its share of the network."""
+    assert clip.prepared is not None
+    seconds = clip.seconds + scored.network_seconds
+    if not math.isfinite(scored.score):
+        reason = "the network gives no finite score"
+        result.set_unscored(clip.id, reason, seconds=seconds)
+        stats.fallbacks[reason] += 1
+        stats.reasons[clip.id] = reason
+        log.warning("clip %s: not scored: %s", clip.id, reason)
+        return
+    result.set_score(
+        clip.id, scored.score, reason=clip.prepared.note, seconds=seconds,
+        duration_seconds=clip.prepared.duration_seconds, num_frames=clip.prepared.num_frames,
+    )  # fmt: skip
+    stats.scored += 1
+
+
 def _count(clip: DecodedClip, stats: RunStats) -> None:
-    stats.decode_seconds += clip.decode_seconds
-    stats.transform_seconds += clip.transform_seconds
     stats.transfer_seconds += clip.transfer_seconds
-    if clip.views is None:
-        stats.fallbacks[clip.note] += 1
-        log.warning("clip %s: not scored: %s", clip.id, clip.note)
-    elif clip.note:
+    prepared = clip.prepared
+    if prepared is None:
+        stats.decode_seconds += clip.seconds
+        stats.fallbacks[clip.reason] += 1
+        stats.reasons[clip.id] = clip.reason
+        log.warning("clip %s: not scored: %s", clip.id, clip.reason)
+        return
+    stats.decode_seconds += clip.seconds - prepared.cut_seconds
+    stats.transform_seconds += prepared.cut_seconds
+    if prepared.note:
         stats.salvaged += 1
-        log.info("clip %s: scored with %s: %s", clip.id, clip.decoder, clip.note)
+        stats.reasons[clip.id] = prepared.note
+        log.info("clip %s: scored with %s: %s", clip.id, prepared.reader, prepared.note)

@@ -1,8 +1,8 @@
 """A pool of decode workers: bounded queues in front and behind, and one supervising thread per worker process.
 
 The sandbox denies the socket calls that DataLoader workers, forkserver and Manager need; plain pipes and spawned
-processes work there. A worker that dies or overruns its time is replaced; its video is tried once more, by the other
-decoder, then given up. No other video is touched.
+processes work there. A worker that dies or overruns its time is replaced; its file is tried once more, in the next of
+the preparation's ways, then given up. No other file is touched.
 """
 
 from __future__ import annotations
@@ -12,34 +12,42 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from ..config import LimitsConfig, PipelineConfig
+from ..config import PipelineConfig
+from ..modality import Preparation, Prepared
 from ..rows.dataset import Row
 from .process import WorkerDied, WorkerProcess, WorkerStartError
-from .worker import WorkerConfig
 
 log = logging.getLogger(__name__)
 
 _START_ATTEMPTS = 8  # of one worker in a row, with pauses that double: a minute in all
 _START_PAUSE_SECONDS = 0.5
-_FORGIVEN_KILLS = 2  # from outside, of one clip: most likely not its fault, so the same decoder tries again
+_RETRY_SECONDS = 30.0  # between two attempts to replace a worker that could not be had, while others do the work
+_FORGIVEN_KILLS = 2  # from outside, of one clip: most likely not its fault, so the same attempt is repeated
 _POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """views: uint8 (num_bytes,), as cut, or None with the reason in `note`. seconds: wall time in the worker."""
+    """What came of a row. prepared: None if its file cannot be used; `reason` then says why."""
 
     id: str
-    views: np.ndarray | None
-    decoder: str
-    note: str
-    decode_seconds: float
-    transform_seconds: float
-    transfer_seconds: float = 0.0  # the job's way to the worker and the views' way back
+    prepared: Prepared | None
+    reason: str = ""
+    refused: bool = False  # by a limit, or for being no media of this kind: not damaged
+    seconds: float = 0.0  # wall time in workers, over all attempts
+    transfer_seconds: float = 0.0  # the job's way to the worker and the content's way back
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A worker that was lost on a clip. from_outside: killed, and not by its pool. late: killed by it, for its time."""
+
+    id: str
+    cause: str
+    from_outside: bool
+    late: bool
 
 
 class DecodePool:
@@ -50,26 +58,25 @@ class DecodePool:
     """
 
     def __init__(
-        self, rows: Iterable[Row], config: WorkerConfig, *, num_workers: int, pipeline: PipelineConfig | None = None
+        self, rows: Iterable[Row], preparation: Preparation, *, num_workers: int, pipeline: PipelineConfig | None = None
     ) -> None:
         pipeline = pipeline or PipelineConfig()
         self._rows = rows
-        self._limits: LimitsConfig = config.limits
-        self._decoders = tuple(config.readers)
-        self._max_attempts = pipeline.max_attempts
+        self._preparation = preparation
         self._stall_seconds = pipeline.stall_seconds
-        self._workers = [WorkerProcess(config) for _ in range(num_workers)]
+        self._workers = [WorkerProcess(preparation) for _ in range(num_workers)]
         self._jobs: queue.Queue[Row | None] = queue.Queue(maxsize=num_workers * pipeline.jobs_ahead)
         self._results: queue.Queue[DecodedClip | None] = queue.Queue(maxsize=num_workers * pipeline.jobs_ahead)
         self._bytes = _ByteBudget(pipeline.queued_bytes)
         self._stopping = threading.Event()
-        self._lock = threading.Lock()
+        self._all_taken = threading.Event()  # no row will come any more
         self._supervisors = 0  # threads that will put a None into the results when they end
-        self._able = 0  # of those, the ones that have not given up
+        self._able: set[WorkerProcess] = set()  # the workers that could be started when that was last tried
         self._rows_read = 0
         self._reader = 0  # the reading thread's number in the system
         self.read_seconds = 0.0  # spent waiting for the dataset
         self.first_decoded: float | None = None  # on time.monotonic()
+        self.crashes: list[Crash] = []
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> DecodePool:
@@ -77,11 +84,13 @@ class DecodePool:
         self._start_thread(self._read, "reader")
         self._start_thread(self._watch, "watch")
         for number, worker in enumerate(self._workers):
-            self._supervisors = self._able = number + 1
+            self._supervisors = number + 1
+            self._able.add(worker)  # so that those before it leave it its rows until it has tried
             try:
                 self._start_thread(self._supervise, f"worker-{number}", worker)
             except RuntimeError as error:  # no more threads: fewer workers do it
-                self._supervisors = self._able = number
+                self._supervisors = number
+                self._able.discard(worker)
                 if number == 0:
                     raise
                 log.warning("only %d of %d decode workers: %s", number, len(self._workers), error)
@@ -90,6 +99,7 @@ class DecodePool:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
+        self._all_taken.set()
         for worker in self._workers:
             worker.kill()
         for thread in self._threads[1:]:  # all but the reader: it may wait for the dataset for ever
@@ -155,14 +165,21 @@ class DecodePool:
     def _supervise(self, worker: WorkerProcess) -> None:
         try:
             unable = self._start(worker)
-            while not self._stopping.is_set() and (not unable or self._is_last()):
+            while not self._stopping.is_set():
+                if unable and self._able:  # the rows are left to others; a new attempt from time to time
+                    if self._all_taken.wait(_RETRY_SECONDS):
+                        break
+                    unable = self._start(worker, attempts=1)
+                    continue
                 try:
                     row = self._jobs.get(timeout=_POLL_SECONDS)
                 except queue.Empty:
                     continue
                 if row is None:
+                    self._all_taken.set()
                     break
-                clip = self._decode(worker, row) if not unable else _unscored(row, unable)
+                unable = unable and self._start(worker, attempts=1)  # before every row: memory may be back
+                clip = self._decode(worker, row) if not unable else DecodedClip(row.id, None, unable)
                 self.first_decoded = self.first_decoded or time.monotonic()
                 self._bytes.give_back(_size(row))
                 del row
@@ -173,42 +190,37 @@ class DecodePool:
             worker.stop()
             self._put(self._results, None)
 
-    def _is_last(self) -> bool:
-        """Called by a supervisor without a worker: leave the rows to the others, unless there are none."""
-        with self._lock:
-            if self._able > 1:
-                self._able -= 1
-                return False
-            return True
-
-    def _start(self, worker: WorkerProcess) -> str:
-        """Start the worker if it is not there. Returns why it cannot be had, after several attempts; "" if it is."""
-        for attempt in range(_START_ATTEMPTS):
+    def _start(self, worker: WorkerProcess, *, attempts: int = _START_ATTEMPTS) -> str:
+        """Start the worker if it is not there. Returns why it cannot be had, after `attempts`; "" if it is."""
+        for attempt in range(attempts):
             try:
                 worker.start()
+                self._able.add(worker)
                 return ""
             except WorkerStartError as error:
                 cause = str(error)
                 log.warning("%s", cause)
-            if attempt == _START_ATTEMPTS - 1 or self._stopping.wait(_START_PAUSE_SECONDS * 2**attempt):
+            if attempt == attempts - 1 or self._stopping.wait(_START_PAUSE_SECONDS * 2**attempt):
                 break
+        self._able.discard(worker)
         return cause
 
     def _decode(self, worker: WorkerProcess, row: Row) -> DecodedClip:
+        limit = self._preparation.limits.max_file_bytes
         if not row.media:
-            return _unscored(row, row.problem or "the row holds no video")
-        if _size(row) > self._limits.max_file_bytes:
-            return _unscored(row, f"the file has {_size(row)} bytes; the limit is {self._limits.max_file_bytes}")
+            return DecodedClip(row.id, None, row.problem or "the row holds no file")
+        if _size(row) > limit:
+            return DecodedClip(row.id, None, f"the file has {_size(row)} bytes; the limit is {limit}", refused=True)
         causes: list[str] = []
         started = time.perf_counter()
-        for decoder in self._decoders[: self._max_attempts]:
-            clip = self._decode_with(decoder, worker, row, causes)
+        for attempt in range(self._preparation.attempts):
+            clip = self._attempt(attempt, worker, row, causes)
             if clip is not None:
-                return clip
-        return _unscored(row, "; ".join(causes), time.perf_counter() - started)
+                return replace(clip, seconds=time.perf_counter() - started - clip.transfer_seconds)
+        return DecodedClip(row.id, None, "; ".join(causes), seconds=time.perf_counter() - started)
 
-    def _decode_with(self, decoder: str, worker: WorkerProcess, row: Row, causes: list[str]) -> DecodedClip | None:
-        """One decoder at a clip, so that one that crashes takes no other's attempt along. None: `causes` says why."""
+    def _attempt(self, attempt: int, worker: WorkerProcess, row: Row, causes: list[str]) -> DecodedClip | None:
+        """One way to read a clip, so that one that crashes takes no other's attempt along. None: `causes` says why."""
         assert row.media
         kills = 0
         while not self._stopping.is_set():
@@ -217,23 +229,25 @@ class DecodePool:
                 break
             asked = time.perf_counter()
             try:
-                reply, views = worker.run(row.media, (decoder,), seconds=self._limits.hard_seconds)
+                reply, content = worker.run(row.media, attempt)
             except WorkerDied as died:
                 if self._stopping.is_set():
                     break
-                log.warning("clip %s: %s: %s", row.id, decoder, died)
+                log.warning("clip %s: attempt %d: %s", row.id, attempt + 1, died)
+                self.crashes.append(Crash(row.id, str(died), died.from_outside, died.late))
                 if died.from_outside and kills < _FORGIVEN_KILLS:
                     kills += 1
                     continue
-                causes.append(f"{decoder}: {died}")
+                causes.append(str(died))
                 break
-            if views is None and not reply.refused:
+            if content is None and not reply.refused:
                 causes.append(reply.note)
                 break
             note = "; ".join(filter(None, [*causes, reply.note]))
-            decode, transform = reply.decode_seconds, reply.transform_seconds
-            transfer = time.perf_counter() - asked - decode - transform
-            return DecodedClip(row.id, views, reply.decoder, note, decode, transform, transfer)
+            if content is None:
+                return DecodedClip(row.id, None, note, refused=True)
+            transfer = time.perf_counter() - asked - reply.read_seconds - reply.cut_seconds
+            return DecodedClip(row.id, replace(reply, note=note).with_content(content), transfer_seconds=transfer)
         return None
 
     def _put(self, target: queue.Queue, item: object) -> bool:
@@ -280,7 +294,3 @@ def bytes_read(thread: int) -> int:
 def _size(row: Row) -> int:
     """Bytes of memory the row holds; a path is read by its worker."""
     return len(row.media) if isinstance(row.media, bytes) else 0
-
-
-def _unscored(row: Row, reason: str, seconds: float = 0.0) -> DecodedClip:
-    return DecodedClip(row.id, None, "", reason, seconds, 0.0)

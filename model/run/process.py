@@ -1,4 +1,4 @@
-"""One decode worker process as its supervising thread sees it: start, hand over a video, take the views, kill."""
+"""One decode worker process as its supervising thread sees it: start, hand over a file, take the content, kill."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from multiprocessing.process import BaseProcess
 
 import numpy as np
 
-from .worker import READY, Job, Reply, WorkerConfig, serve
+from ..modality import Preparation
+from .worker import READY, Job, Reply, serve
 
 _SPAWN = multiprocessing.get_context("spawn")
 _SPAWN_LOCK = threading.Lock()  # multiprocessing's own tables are not made for several threads
@@ -22,15 +23,13 @@ _MAX_REPLY_BYTES = 1 << 16
 # What reading one raises that a healthy worker would not send.
 NOT_A_REPLY = (ValueError, TypeError, KeyError, AttributeError, multiprocessing.ProcessError)
 
-read_reply = Reply.from_bytes
-
 
 class WorkerDied(Exception):
     """The process is gone: crashed, or killed for overrunning its time. from_outside: killed, and not by this pool."""
 
-    def __init__(self, cause: str, *, from_outside: bool = False) -> None:
+    def __init__(self, cause: str, *, from_outside: bool = False, late: bool = False) -> None:
         super().__init__(cause)
-        self.from_outside = from_outside
+        self.from_outside, self.late = from_outside, late
 
 
 class WorkerStartError(Exception):
@@ -40,8 +39,8 @@ class WorkerStartError(Exception):
 class WorkerProcess:
     """One worker process and the pipe to it. `kill_if_late` is called from another thread than the rest."""
 
-    def __init__(self, config: WorkerConfig) -> None:
-        self._config = config
+    def __init__(self, preparation: Preparation) -> None:
+        self._preparation = preparation
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()
@@ -59,7 +58,7 @@ class WorkerProcess:
             with theirs:
                 self._connection = ours
                 with _SPAWN_LOCK:
-                    process = _SPAWN.Process(target=serve, args=(theirs, self._config, os.getpid()), daemon=True)
+                    process = _SPAWN.Process(target=serve, args=(theirs, self._preparation, os.getpid()), daemon=True)
                     process.start()
             self._process = process
             self._set_deadline(_START_SECONDS)
@@ -70,19 +69,26 @@ class WorkerProcess:
             raise WorkerStartError(f"no decode process can be started: {cause}") from error
         finally:
             self._set_deadline(math.inf)
-        assert ready == READY, ready
+        if ready != READY:
+            self.stop()
+            raise WorkerStartError(f"no decode process can be started: it began with {ready[:20]!r}")
 
-    def run(self, video: bytes | str, decoders: tuple[str, ...], *, seconds: float) -> tuple[Reply, np.ndarray | None]:
-        """Decode one video on a started worker. Raises: WorkerDied, with the cause; `start` then starts another."""
+    def run(self, source: bytes | str, attempt: int) -> tuple[Reply, np.ndarray | None]:
+        """Prepare one file on a started worker. Returns the reply and, if the file is prepared, its content.
+
+        Raises: WorkerDied, with the cause; `start` then starts another.
+        """
         connection = self._connection
-        assert connection is not None
+        if connection is None:
+            raise WorkerDied("no decode process was started")
+        seconds = self._preparation.limits.hard_seconds
         self._set_deadline(seconds)
         try:
-            connection.send(Job(video, 0, decoders) if isinstance(video, str) else Job(None, len(video), decoders))
-            if isinstance(video, bytes):
-                connection.send_bytes(video)
-            reply = read_reply(connection.recv_bytes(_MAX_REPLY_BYTES))
-            views = receive_views(connection, self._config.views.num_bytes) if reply.decoded else None
+            connection.send(Job(source, 0, attempt) if isinstance(source, str) else Job(None, len(source), attempt))
+            if isinstance(source, bytes):
+                connection.send_bytes(source)
+            reply = Reply.from_bytes(connection.recv_bytes(_MAX_REPLY_BYTES))
+            content = receive_content(connection, reply, self._preparation.max_bytes) if reply.prepared else None
         except (EOFError, OSError) as error:
             died = self._died(seconds)
             self.stop()
@@ -96,7 +102,7 @@ class WorkerProcess:
             self.stop()
         if reply.failed:
             raise WorkerDied(f"the decoder failed: {reply.note}")
-        return reply, views
+        return reply, content
 
     def kill_if_late(self) -> None:
         """Kill a worker that is past its deadline, not counting the time that it waited for a busy processor."""
@@ -130,8 +136,7 @@ class WorkerProcess:
 
     def _hung_up(self) -> bool:
         """Whether an idle worker's end is closed (a message from an idle worker would be disorder as well)."""
-        assert self._connection is not None
-        return self._connection.poll(0)
+        return self._connection is None or self._connection.poll(0)
 
     def _end(self) -> str:
         """How the process ended."""
@@ -143,7 +148,7 @@ class WorkerProcess:
     def _died(self, seconds: float) -> WorkerDied:
         end = self._end()
         if self._overran:
-            return WorkerDied(f"decoding took more than {seconds:g} s")
+            return WorkerDied(f"decoding took more than {seconds:g} s", late=True)
         return WorkerDied(f"the decoder crashed ({end})", from_outside=end == "exit code -9")
 
 
@@ -156,9 +161,11 @@ def queued_seconds(pid: int | None) -> float:
         return 0.0
 
 
-def receive_views(connection: Connection, num_bytes: int) -> np.ndarray:
-    """The views, uint8 (num_bytes,), which follow a reply. Raises: NOT_A_REPLY: more or fewer bytes."""
-    views = np.empty(num_bytes, dtype=np.uint8)
-    if connection.recv_bytes_into(memoryview(views)) != num_bytes:
-        raise ValueError(f"views cut short of {num_bytes} bytes")
-    return views
+def receive_content(connection: Connection, reply: Reply, max_bytes: int) -> np.ndarray:
+    """The content, uint8 (reply.num_bytes,), which follows a reply. Raises: NOT_A_REPLY: more or fewer bytes."""
+    if not 0 < reply.num_bytes <= max_bytes:
+        raise ValueError(f"content of {reply.num_bytes} bytes; at most {max_bytes} are expected")
+    content = np.empty(reply.num_bytes, dtype=np.uint8)
+    if connection.recv_bytes_into(memoryview(content)) != reply.num_bytes:
+        raise ValueError(f"content cut short of {reply.num_bytes} bytes")
+    return content

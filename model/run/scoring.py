@@ -15,18 +15,17 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from ..config import available_cores
+from ..modality import Detector
 from ..text import shortened
-from ..video.detector import Detector, Kind
-from ..video.views import split_views
+from .pipeline import Scored
 
 log = logging.getLogger(__name__)
 
@@ -59,32 +58,43 @@ def choose_batch_size(device: torch.device) -> int:
     return int(max(1, min(_CUDA_BATCH_LIMIT, _CUDA_MEMORY_SHARE * free_bytes // _CUDA_BYTES_PER_VIEW)))
 
 
+Group = tuple[str, tuple[int, ...]]  # kind and shape of views that can be computed together
+
+
+def score_clip(detector: Detector, content: np.ndarray) -> float:
+    """The plain way: one clip alone, uint8 (n,) as prepared."""
+    features = {
+        kind: detector.features(torch.from_numpy(views), kind).cpu().numpy()
+        for kind, views in detector.split(content).items()
+        if len(views)
+    }
+    return detector.score(features)
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """views: kind -> (V, ...), V > 0."""
+
+    id: str
+    views: Mapping[str, np.ndarray]
+
+    @property
+    def num_views(self) -> int:
+        return sum(map(len, self.views.values()))
+
+
 @dataclass(frozen=True)
 class _Batch:
-    """Whole clips on their way. outputs: (B, D), on their way to pinned host memory until `done` has happened."""
+    """Whole clips on their way. features: (B, D) a group; on CUDA they are there when the second event has happened."""
 
-    clip_ids: list[str]
-    views: list[np.ndarray]
-    outputs: torch.Tensor
-    done: torch.cuda.Event | None
-
-
-class Scorer(Protocol):
-    """What the pipeline asks of whatever turns views into scores."""
-
-    network_seconds: float  # spent in it so far
-
-    def add(self, clip_id: str, views: np.ndarray) -> Iterator[tuple[str, float]]:
-        """Take one clip's views, uint8 (num_bytes,), as cut; yields the (id, score) that became ready."""
-        ...
-
-    def flush(self) -> Iterator[tuple[str, float]]:
-        """Score everything that was added."""
-        ...
+    clips: list[_Clip]
+    features: dict[Group, torch.Tensor]
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None  # before and after the network
+    seconds: float  # that it took to compute, or to launch
 
 
 class BatchScorer:
-    """Collects clips' views until a batch is full; yields (id, score) as clips complete, in the order they came.
+    """Collects clips' views until a batch is full; yields scores as clips complete, in the order they came.
 
     load: builds the detector on a device; called again with the CPU if CUDA dies. batch_views: 0 chooses.
     """
@@ -92,7 +102,7 @@ class BatchScorer:
     def __init__(self, load: Callable[[torch.device], Detector], device: torch.device, *, batch_views: int = 0) -> None:
         self._load = load
         self._requested_batch = batch_views
-        self._pending: list[tuple[str, np.ndarray]] = []
+        self._pending: list[_Clip] = []
         self._in_flight: deque[_Batch] = deque()
         self._copies: torch.cuda.Stream | None = None
         self._cores: ThreadPoolExecutor | None = None
@@ -112,83 +122,92 @@ class BatchScorer:
             log.error("cannot use %s (%s): scoring on the CPU", device, shortened(str(error)))
             self._use(torch.device("cpu"))
 
-    def add(self, clip_id: str, views: np.ndarray) -> Iterator[tuple[str, float]]:
-        """Take one clip's views, uint8 (num_bytes,), as cut; yields what became ready."""
-        self._pending.append((clip_id, views))
-        if (len(self._pending) + 1) * self.detector.view_config.num_views > self.batch_views:  # no room for another
+    def add(self, clip_id: str, content: np.ndarray) -> Iterator[Scored]:
+        """Take one clip's content, uint8 (n,), as prepared; yields what became ready."""
+        try:
+            views = {kind: part for kind, part in self.detector.split(content).items() if len(part)}
+        except _CLIP_ERRORS as error:
+            log.error("the content of clip %s cannot be split: %s", clip_id, shortened(str(error)))
+            yield Scored(clip_id, math.nan)
+            return
+        self._pending.append(_Clip(clip_id, views))
+        waiting = sum(clip.num_views for clip in self._pending)
+        if waiting + self.detector.views_per_clip > self.batch_views:  # no room for another
             yield from self._launch()
 
-    def flush(self) -> Iterator[tuple[str, float]]:
+    def flush(self) -> Iterator[Scored]:
         """Score everything that was added."""
         yield from self._launch()
         while self._in_flight:
             yield from self._fetch()
 
-    def _launch(self) -> Iterator[tuple[str, float]]:
+    def _launch(self) -> Iterator[Scored]:
         """Hand what is pending to the device; yields the results of the batches that must make room."""
-        pending, self._pending = self._pending, []
-        if pending:
-            started = time.perf_counter()
-            clip_ids, views = [clip_id for clip_id, _ in pending], [views for _, views in pending]
+        clips, self._pending = self._pending, []
+        batches = [clips] if clips else []
+        while batches:
+            clips = batches.pop(0)
             try:
-                self._in_flight.append(_Batch(clip_ids, views, *self._outputs(views)))
+                self._in_flight.append(self._compute(clips))
             except _CLIP_ERRORS as error:
-                yield from self._launch_one_by_one(pending, error)
-            self.network_seconds += time.perf_counter() - started
-        while len(self._in_flight) >= (_CUDA_IN_FLIGHT if self._copies else 1):
+                if len(clips) == 1:
+                    log.error("the network fails on clip %s: %s", clips[0].id, shortened(str(error)))
+                    yield from self._fetch_all()  # those before it come first
+                    yield Scored(clips[0].id, math.nan)
+                else:  # it costs the clip that causes it, not the others
+                    batches = [[clip] for clip in clips]
+            while len(self._in_flight) >= (_CUDA_IN_FLIGHT if self._copies else 1):
+                yield from self._fetch()
+
+    def _fetch_all(self) -> Iterator[Scored]:
+        while self._in_flight:
             yield from self._fetch()
 
-    def _launch_one_by_one(self, clips: list[tuple[str, np.ndarray]], error: Exception) -> Iterator[tuple[str, float]]:
-        """After an error on a batch: it costs the clip that causes it, not the others."""
-        if len(clips) == 1:
-            log.error("the network fails on clip %s: %s", clips[0][0], shortened(str(error)))
-            yield clips[0][0], math.nan
-            return
-        for clip in clips:
-            self._pending = [clip]
-            yield from self._launch()
-
-    def _score(self, clip_id: str, outputs: np.ndarray) -> float:
-        try:
-            return self.detector.score(outputs)
-        except _CLIP_ERRORS as error:
-            log.error("no score from the network's outputs for clip %s: %s", clip_id, shortened(str(error)))
-            return math.nan
-
-    def _fetch(self) -> Iterator[tuple[str, float]]:
+    def _fetch(self) -> Iterator[Scored]:
         """Wait for the oldest batch; yields its scores."""
         batch = self._in_flight.popleft()
-        outputs, started = batch.outputs, time.perf_counter()
+        started = time.perf_counter()
         try:
-            if batch.done is not None:
-                batch.done.synchronize()
+            seconds = batch.seconds
+            if batch.events is not None:
+                batch.events[1].synchronize()
+                seconds = batch.events[0].elapsed_time(batch.events[1]) / 1000
         except RuntimeError as error:  # the context is lost, and with it every batch in flight
-            self._leave_cuda(shortened(str(error)))
-            outputs, _ = self._outputs(batch.views)
-            self._in_flight = deque(
-                _Batch(lost.clip_ids, lost.views, self._outputs(lost.views)[0], None) for lost in self._in_flight
-            )
+            if self._copies is not None:  # or the batch after this one has found it out
+                self._leave_cuda(shortened(str(error)))
+            lost, self._in_flight = [batch, *self._in_flight], deque()
+            for one in lost:
+                self._pending = one.clips
+                yield from self._launch()
+            return
         self.network_seconds += time.perf_counter() - started
-        for clip_id, rows in zip(batch.clip_ids, self._by_clip(outputs.numpy()), strict=True):
-            yield clip_id, self._score(clip_id, rows)
+        for clip, features in zip(batch.clips, _by_clip(batch.clips, batch.features), strict=True):
+            yield Scored(clip.id, self._score(clip.id, features), seconds / len(batch.clips))
 
-    def _by_kind(self, views: list[np.ndarray]) -> list[tuple[Kind, list[np.ndarray]]]:
-        """Patches of all clips, then resized views of all clips: they take different ways through the network."""
-        patches, resized = zip(*(split_views(clip, self.detector.view_config) for clip in views), strict=True)
-        return [("patch", list(patches)), ("resized", list(resized))]
+    def _score(self, clip_id: str, features: Mapping[str, np.ndarray]) -> float:
+        try:
+            return self.detector.score(features)
+        except _CLIP_ERRORS as error:
+            log.error("no score from the network's features of clip %s: %s", clip_id, shortened(str(error)))
+            return math.nan
 
-    def _by_clip(self, outputs: np.ndarray) -> list[np.ndarray]:
-        """Undo `_by_kind`: outputs (B, D) of a batch -> (V, D) of each clip."""
-        config = self.detector.view_config
-        clips = len(outputs) // config.num_views
-        patches, resized = (np.split(part, clips) for part in np.split(outputs, [clips * config.num_patches]))
-        return [np.concatenate(both) for both in zip(patches, resized, strict=True)]
+    def _compute(self, clips: list[_Clip]) -> _Batch:
+        """Features of the views of several clips, or on CUDA the promise of them. The one place that takes the time."""
+        started = time.perf_counter()
+        try:
+            features, events = self._features(_by_group(clips))
+        finally:
+            seconds = time.perf_counter() - started
+            self.network_seconds += seconds
+        return _Batch(clips, features, events, seconds)
 
-    def _outputs(self, views: list[np.ndarray]) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-        """Outputs of the views of several clips, (B, D), and the event after which they can be read."""
+    def _features(
+        self, groups: Mapping[Group, list[np.ndarray]]
+    ) -> tuple[dict[Group, torch.Tensor], tuple[torch.cuda.Event, torch.cuda.Event] | None]:
+        """(B, D) of each group, and on CUDA the events before and after them."""
         while True:
             try:
-                return self._outputs_cuda(views) if self._copies else (self._outputs_cpu(views), None)
+                return self._features_cuda(groups) if self._copies else (self._features_cpu(groups), None)
             except RuntimeError as error:  # OutOfMemoryError is one
                 out_of_memory = any(sign in str(error) for sign in _OUT_OF_MEMORY)
                 if self._copies is None and not (out_of_memory and self.batch_views > 1):
@@ -200,40 +219,48 @@ class BatchScorer:
             else:
                 self._leave_cuda(reason)
 
-    def _outputs_cpu(self, views: list[np.ndarray]) -> torch.Tensor:
+    def _features_cpu(self, groups: Mapping[Group, list[np.ndarray]]) -> dict[Group, torch.Tensor]:
         assert self._cores is not None
         size = min(_CPU_VIEWS_PER_CALL, self.batch_views)
         jobs = [
-            (part, kind) for kind, clips in self._by_kind(views) for clip in clips if len(clip)
+            (part, kind, (kind, shape)) for (kind, shape), clips in groups.items() for clip in clips
             for part in torch.from_numpy(clip).split(size)
         ]  # fmt: skip
-        return torch.cat(list(self._cores.map(self.detector.outputs, *zip(*jobs, strict=True))))
+        parts: dict[Group, list[torch.Tensor]] = {group: [] for group in groups}
+        done = self._cores.map(self.detector.features, [job[0] for job in jobs], [job[1] for job in jobs])
+        for (_, _, group), features in zip(jobs, done, strict=True):
+            parts[group].append(features)
+        return {group: torch.cat(features) for group, features in parts.items()}
 
-    def _outputs_cuda(self, views: list[np.ndarray]) -> tuple[torch.Tensor, torch.cuda.Event]:
+    def _features_cuda(
+        self, groups: Mapping[Group, list[np.ndarray]]
+    ) -> tuple[dict[Group, torch.Tensor], tuple[torch.cuda.Event, torch.cuda.Event]]:
         assert self._copies is not None
         compute = torch.cuda.current_stream(self.detector.device)
-        parts = []
-        for kind, clips in self._by_kind(views):
+        begun, done = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begun.record(compute)
+        fetched = {}
+        for (kind, shape), clips in groups.items():
             # Pinned blocks come from PyTorch's cache, which hands one out again only after its copy has happened.
-            shape = (sum(len(clip) for clip in clips), *clips[0].shape[1:])
-            staging = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+            total = sum(map(len, clips))
+            staging = torch.empty((total, *shape), dtype=torch.from_numpy(clips[0]).dtype, pin_memory=True)
             np.concatenate(clips, out=staging.numpy())
+            parts = []
             for part in self._parts(staging):
                 with torch.cuda.stream(self._copies):
                     on_device = part.to(self.detector.device, non_blocking=True)
                 compute.wait_stream(self._copies)
                 on_device.record_stream(compute)
-                parts.append(self.detector.outputs(on_device, kind))
-        outputs = torch.cat(parts)
-        fetched = torch.empty(outputs.shape, dtype=outputs.dtype, pin_memory=True)
-        fetched.copy_(outputs, non_blocking=True)
-        done = torch.cuda.Event()
+                parts.append(self.detector.features(on_device, kind))
+            features = torch.cat(parts)
+            fetched[kind, shape] = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+            fetched[kind, shape].copy_(features, non_blocking=True)
         done.record(compute)
-        return fetched, done
+        return fetched, (begun, done)
 
     def _parts(self, views: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """As few equal parts as keep to `batch_views`."""
-        return views.tensor_split(-(-len(views) // self.batch_views)) if len(views) else ()
+        return views.tensor_split(-(-len(views) // self.batch_views))
 
     def _shrink(self) -> None:
         if self.batch_views == 1:
@@ -247,6 +274,28 @@ class BatchScorer:
     def _leave_cuda(self, reason: str) -> None:
         log.error("CUDA failed (%s): going on on the CPU", reason)
         self._use(torch.device("cpu"))
+
+
+def _by_group(clips: Sequence[_Clip]) -> dict[Group, list[np.ndarray]]:
+    """Views of several clips, those of one kind and shape together."""
+    groups: dict[Group, list[np.ndarray]] = {}
+    for clip in clips:
+        for kind, views in clip.views.items():
+            groups.setdefault((kind, views.shape[1:]), []).append(views)
+    return groups
+
+
+def _by_clip(clips: Sequence[_Clip], features: Mapping[Group, torch.Tensor]) -> Iterator[dict[str, np.ndarray]]:
+    """Undo `_by_group`: (B, D) of each group -> for each clip kind -> (V, D)."""
+    arrays = {group: rows.numpy() for group, rows in features.items()}
+    taken = dict.fromkeys(arrays, 0)
+    for clip in clips:
+        own = {}
+        for kind, views in clip.views.items():
+            group = kind, views.shape[1:]
+            own[kind] = arrays[group][taken[group] : taken[group] + len(views)]
+            taken[group] += len(views)
+        yield own
 
 
 def _start_threads() -> ThreadPoolExecutor:

@@ -1,4 +1,4 @@
-"""The decode worker: a process of its own that turns one video after the other into views.
+"""The decode worker: a process of its own that prepares one file after the other for the networks.
 
 A decoder that crashes, hangs or eats memory takes this process down and nothing else. It imports NumPy and the
 decoders only: it starts in a fraction of a second and forks nothing that holds CUDA. It can write no file, and it dies
@@ -14,17 +14,14 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+import traceback
+from dataclasses import asdict, dataclass, fields, replace
 from multiprocessing.connection import Connection
-from types import TracebackType
 
 import numpy as np
 
-from ..config import LimitsConfig, SamplingConfig
-from ..text import shortened
-from ..video.reading import READERS, Reader, RefusedError, VideoReadError, read_clip
-from ..video.views import ViewConfig, cut_views, trim_bars
+from ..modality import Preparation, Prepared, Refused, Unreadable
+from ..text import one_line
 
 NICENESS = 5  # the network's threads go first where both want the same core
 READY = b"ready"  # sent once, when everything is imported
@@ -36,32 +33,27 @@ _RETIRE_SHARE = (
 
 
 @dataclass(frozen=True)
-class WorkerConfig:
-    sampling: SamplingConfig
-    limits: LimitsConfig
-    views: ViewConfig
-    readers: Mapping[str, Reader] = field(default_factory=lambda: READERS)  # decoder name -> function, first to last
-
-
-@dataclass(frozen=True)
 class Job:
-    """One video to decode. path: None if its bytes follow in a message of their own. decoders: which, in order."""
+    """One file to prepare. path: None if its bytes follow in a message of their own."""
 
     path: str | None
     num_bytes: int  # that follow
-    decoders: tuple[str, ...]
+    attempt: int  # which of the preparation's
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of a job. decoded: the views follow in a message of their own."""
+    """What became of a job. num_bytes: of the content, which follows in a message of its own if `prepared`."""
 
-    decoded: bool
-    decoder: str = ""
+    prepared: bool = False
+    num_bytes: int = 0
+    reader: str = ""
     note: str = ""  # why it failed, or what was lost
-    decode_seconds: float = 0.0
-    transform_seconds: float = 0.0
-    refused: bool = False  # no other decoder is to try
+    read_seconds: float = 0.0
+    cut_seconds: float = 0.0
+    duration_seconds: float = float("nan")
+    num_frames: int = 0
+    refused: bool = False  # no other attempt is to be made
     leaving: bool = False  # the worker ends after this reply, to give its memory back
     failed: bool = False  # the worker ends because of an error that no reader should raise
 
@@ -72,12 +64,20 @@ class Reply:
     def from_bytes(cls, message: bytes) -> Reply:
         """Raises: ValueError, TypeError: not a reply."""
         reply = cls(**json.loads(message))
-        if not isinstance(reply.decoded, bool):
-            raise TypeError(f"decoded is {reply.decoded!r}")
+        for one in fields(cls):
+            value = getattr(reply, one.name)
+            if type(value) is not type(one.default):
+                raise TypeError(f"{one.name} is {value!r}")
         return reply
 
+    def with_content(self, content: np.ndarray) -> Prepared:
+        """content: uint8 (num_bytes,)."""
+        return Prepared(
+            content, self.reader, self.note, self.read_seconds, self.cut_seconds, self.duration_seconds, self.num_frames
+        )
 
-def serve(connection: Connection, config: WorkerConfig, parent: int) -> None:
+
+def serve(connection: Connection, preparation: Preparation, parent: int) -> None:
     """Answer jobs until the other end closes. parent: its process id."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -88,58 +88,48 @@ def serve(connection: Connection, config: WorkerConfig, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not fill the working directory
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     own_bytes = _data_bytes()
+    memory_bytes = preparation.limits.worker_memory_bytes
     connection.send_bytes(READY)
     while True:
         try:
             job: Job = connection.recv()
-            limit_memory(own_bytes + config.limits.worker_memory_bytes + _COPIES_OF_FILE * job.num_bytes)
+            limit_memory(own_bytes + memory_bytes + _COPIES_OF_FILE * job.num_bytes)
             source = job.path if job.path is not None else connection.recv_bytes()
         except EOFError:
             return
-        with _LastWords(connection):
-            reply, views = _run(source, job.decoders, config)
+        try:
+            reply, content = _run(source, job.attempt, preparation)
+        except BaseException as error:  # one that nobody foresaw: the parent is told, and the worker ends with it
+            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+            note = f"{one_line(error)} ({os.path.basename(frame.f_code.co_filename)}:{line})"
+            with contextlib.suppress(OSError):
+                connection.send_bytes(Reply(note=note, failed=True).to_bytes())
+            raise
         del source
-        leaving = _data_bytes() - own_bytes > _RETIRE_SHARE * config.limits.worker_memory_bytes
+        leaving = _data_bytes() - own_bytes > _RETIRE_SHARE * memory_bytes
         connection.send_bytes(replace(reply, leaving=leaving).to_bytes())
-        if views is not None:
-            connection.send_bytes(views)
+        if content is not None:
+            connection.send_bytes(content)
         if leaving:
             return
 
 
-def _run(source: bytes | str, decoders: tuple[str, ...], config: WorkerConfig) -> tuple[Reply, np.ndarray | None]:
+def _run(source: bytes | str, attempt: int, preparation: Preparation) -> tuple[Reply, np.ndarray | None]:
     started = time.perf_counter()
     try:
-        clip = read_clip(source, config.sampling, config.limits, decoders=decoders, readers=config.readers)
-        decoded = time.perf_counter()
-        views = cut_views(trim_bars(clip.runs), config.views)
-    except VideoReadError as error:
-        refused = isinstance(error, RefusedError)
-        return Reply(False, note=str(error), decode_seconds=time.perf_counter() - started, refused=refused), None
+        done = preparation(source, attempt)
+    except Unreadable as error:
+        seconds = time.perf_counter() - started
+        return Reply(note=str(error), read_seconds=seconds, refused=isinstance(error, Refused)), None
     except MemoryError:
-        note = f"needs more than {config.limits.worker_memory_bytes >> 20} MiB"
-        return Reply(False, note=note, decode_seconds=time.perf_counter() - started), None
-    return Reply(True, clip.decoder, clip.note, decoded - started, time.perf_counter() - decoded), views
-
-
-class _LastWords:
-    """Tells the parent of an error that nobody foresaw; the worker then ends with it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None or at is None:
-            return
-        while at.tb_next is not None:
-            at = at.tb_next
-        place = f"{os.path.basename(at.tb_frame.f_code.co_filename)}:{at.tb_lineno}"
-        text = shortened(str(error))
-        with contextlib.suppress(OSError):
-            self._connection.send_bytes(Reply(False, note=f"{kind.__name__}: {text} ({place})", failed=True).to_bytes())
+        note = f"needs more than {preparation.limits.worker_memory_bytes >> 20} MiB"
+        return Reply(note=note, read_seconds=time.perf_counter() - started), None
+    content = np.ascontiguousarray(done.content)
+    reply = Reply(
+        True, content.nbytes, done.reader, done.note, float(done.read_seconds), float(done.cut_seconds),
+        float(done.duration_seconds), int(done.num_frames),
+    )  # fmt: skip
+    return reply, content
 
 
 def leave_real_time() -> None:

@@ -21,6 +21,7 @@ from .traces import FeatureNetwork
 from .views import ViewConfig, split_views
 
 Kind = Literal["patch", "resized"]  # of a view
+KINDS: tuple[Kind, Kind] = "patch", "resized"
 MACHINES = ("traces", "scenes", "class_tokens")  # kernel machines, by what they read
 
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -141,6 +142,20 @@ class Detector:
             self._network.prepare_for_cpu(manifest.views.size)
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
 
+    @property
+    def views_per_clip(self) -> int:
+        return self.view_config.num_views
+
+    def split(self, content: np.ndarray) -> dict[str, np.ndarray]:
+        """See `modality.Detector`."""
+        if content.shape != (self.view_config.num_bytes,):
+            raise ValueError(f"content of shape {content.shape}; a clip has {self.view_config.num_bytes} bytes")
+        return dict(zip(KINDS, split_views(content, self.view_config), strict=True))
+
+    def features(self, views: torch.Tensor, kind: str) -> torch.Tensor:
+        """See `modality.Detector`."""
+        return self.outputs(views, cast(Kind, kind))
+
     @torch.inference_mode()
     def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
         """uint8 (B, K, S, S, 3), all of one kind, of any clips, on any device -> float32 (B, D) on the detector's."""
@@ -160,8 +175,10 @@ class Detector:
         pairs = zip(parts.resized, parts.scenes, strict=True)
         return np.array(scores + [self._score(patch + place, own) for place, own in pairs])
 
-    def score(self, outputs: np.ndarray) -> float:
-        """Calibrated log-likelihood ratio of one clip from the outputs of its views, (V, D)."""
+    def score(self, outputs: np.ndarray | Mapping[str, np.ndarray]) -> float:
+        """Calibrated log-likelihood ratio of one clip from the outputs of its views, (V, D), or of each kind's."""
+        if isinstance(outputs, Mapping):
+            outputs = np.concatenate([outputs[kind] for kind in KINDS if kind in outputs])
         patch, resized, scene = map(_mean, self._split(outputs))
         return self._score(patch + resized, scene)
 
@@ -184,8 +201,7 @@ def clip_outputs(
     views: np.ndarray, config: ViewConfig, outputs: Callable[[torch.Tensor, Kind], torch.Tensor]
 ) -> np.ndarray:
     """Of one clip: uint8 (num_bytes,) -> float32 (V, D). outputs: of views of one kind, such as `Detector.outputs`."""
-    kinds: tuple[Kind, Kind] = "patch", "resized"
-    parts = zip(split_views(views, config), kinds, strict=True)
+    parts = zip(split_views(views, config), KINDS, strict=True)
     return np.concatenate([outputs(torch.from_numpy(part), kind).cpu().numpy() for part, kind in parts if len(part)])
 
 

@@ -57,9 +57,9 @@ def test_rates_are_what_they_say() -> None:
 def test_a_device_of_its_own_takes_its_time_and_loses_no_clip() -> None:
     scorer = benchmark_stages.WaitingScorer(100.0)
     started, views = time.perf_counter(), np.zeros((1, 1, 1, 1, 3), np.uint8)
-    scored = [clip_id for number in range(7) for clip_id, _ in scorer.add(str(number), views)]
+    scored = [one.id for number in range(7) for one in scorer.add(str(number), views)]
     assert scored == ["0", "1", "2", "3"], "the third batch is on its way, the fourth is not full"
-    scored += [clip_id for clip_id, _ in scorer.flush()]
+    scored += [one.id for one in scorer.flush()]
     assert scored == [str(number) for number in range(7)]
     assert time.perf_counter() - started >= 7 / 100
     assert 0 < scorer.network_seconds <= time.perf_counter() - started

@@ -93,9 +93,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     for name, frame in zip(("solution", "submission", "key"), make_case(confounded=True), strict=True):
         frame.to_csv(folder / f"{name}.csv", index=False)
-    (folder / "run.log").write_text("INFO started\nWARNING 1 not scored: pyav: no frame can be decoded\n")
+    (folder / "run.json").write_text('{"rows": 5, "fallbacks": {"pyav: no frame can be decoded": 1}}')
     arguments = [str(folder / "solution.csv"), str(folder / "submission.csv"), "--key", str(folder / "key.csv")]
-    assert main([*arguments, "--log", str(folder / "run.log"), "--output", str(folder / "report.html")]) == 0
+    assert main([*arguments, "--stats", str(folder / "run.json"), "--output", str(folder / "report.html")]) == 0
     return folder / "report.html"
 
 

@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 from model.config import LimitsConfig, SamplingConfig
+from model.modality import Prepared
 from model.video.reading import READERS, Clip, VideoReadError
 
 PREFIX = b"FAULT:"
@@ -110,6 +111,18 @@ def read_without_faults(source: bytes | str, sampling: SamplingConfig, limits: L
     """The other decoder, where a fault belongs to one decoder alone: reads what follows the fault's line."""
     assert isinstance(source, bytes)
     return READERS["pyav"](source.partition(b"\n")[2], sampling, limits, deadline)
+
+
+class AsItIs:
+    """A preparation of no modality at all: the file's bytes are the content."""
+
+    limits = LimitsConfig()
+    max_bytes = 65536
+    attempts = 1
+
+    def __call__(self, source: bytes | str, attempt: int = 0) -> Prepared:
+        assert isinstance(source, bytes)
+        return Prepared(np.frombuffer(source, np.uint8), "as it is", duration_seconds=len(source) / 1000)
 
 
 BOTH_BAD = {"pyav": read_with_pyav, "decord": read_with_decord}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -21,11 +22,9 @@ from model.rows.submission import ResultFile
 from model.run import scoring
 from model.run.pipeline import run
 from model.run.pool import DecodePool
-from model.run.scoring import BatchScorer
-from model.run.worker import WorkerConfig
-from model.video.detector import Detector, Kind, load_detector
-from model.video.reading import read_clip
-from model.video.views import cut_views, trim_bars
+from model.run.scoring import BatchScorer, score_clip
+from model.video.detector import Detector, load_detector
+from model.video.prepare import VideoPreparation
 
 CPU = torch.device("cpu")
 NAMES = ("h264", "h264_one_key", "mpeg4", "vp9", "h264_portrait", "h264_grey", "h264_two_frames")
@@ -38,29 +37,26 @@ def detector(repository: Path) -> Detector:
 
 
 @pytest.fixture(scope="module")
-def worker(detector: Detector) -> WorkerConfig:
-    return WorkerConfig(SamplingConfig(), LimitsConfig(), detector.view_config)
+def preparation(detector: Detector) -> VideoPreparation:
+    return VideoPreparation(SamplingConfig(), LimitsConfig(), detector.view_config)
 
 
 @pytest.fixture(scope="module")
-def views(worker: WorkerConfig) -> dict[str, np.ndarray]:
-    return {
-        name: cut_views(trim_bars(read_clip(clip(name), worker.sampling, worker.limits).runs), worker.views)
-        for name in NAMES
-    }
+def views(preparation: VideoPreparation) -> dict[str, np.ndarray]:
+    return {name: preparation(clip(name)).content for name in NAMES}
 
 
 @pytest.fixture(scope="module")
 def expected(detector: Detector, views: dict[str, np.ndarray]) -> dict[str, float]:
     """The plain way: one clip after the other."""
-    return {name: detector.score(detector.clip_outputs(value)) for name, value in views.items()}
+    return {name: score_clip(detector, value) for name, value in views.items()}
 
 
 def score_all(scorer: BatchScorer, views: dict[str, np.ndarray]) -> dict[str, float]:
     scores = [scored for name, value in views.items() for scored in scorer.add(name, value)]
     scores += scorer.flush()
-    assert [name for name, _ in scores] == list(views), "each clip once, in order"
-    return dict(scores)
+    assert [scored.id for scored in scores] == list(views), "each clip once, in order"
+    return {scored.id: scored.score for scored in scores}
 
 
 def test_clips_score_differently(expected: dict[str, float]) -> None:
@@ -72,7 +68,7 @@ def test_scores_do_not_depend_on_the_batch(
     clips_per_batch: int, detector: Detector, views: dict[str, np.ndarray], expected: dict[str, float]
 ) -> None:
     """Seven clips in batches of 1, of 3 (the last one ragged), of 7, and one never full."""
-    size = clips_per_batch * detector.view_config.num_views
+    size = clips_per_batch * detector.views_per_clip
     assert score_all(BatchScorer(lambda _: detector, CPU, batch_views=size), views) == pytest.approx(
         expected, abs=TOLERANCE
     )
@@ -92,12 +88,12 @@ class _Limited:
 
     def __init__(self, detector: Detector, most: int) -> None:
         self._detector, self._most, self.device = detector, most, CPU
-        self.score, self.view_config = detector.score, detector.view_config
+        self.split, self.score, self.views_per_clip = detector.split, detector.score, detector.views_per_clip
 
-    def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
+    def features(self, views: torch.Tensor, kind: str) -> torch.Tensor:
         if len(views) > self._most:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate too much")
-        return self._detector.outputs(views, kind)
+        return self._detector.features(views, kind)
 
 
 def test_out_of_memory_halves_the_batch(
@@ -131,13 +127,14 @@ def test_a_gpu_that_dies_hands_its_batches_to_the_cpu(
 
     launched = []
 
-    def launch(self: BatchScorer, clips: list[np.ndarray]) -> tuple[torch.Tensor, _DyingEvent]:
-        launched.append(len(clips))
-        return torch.full((sum(map(len, clips)), 1), float("nan")), _DyingEvent()
+    def launch(self: BatchScorer, groups: dict[scoring.Group, list[np.ndarray]]) -> tuple[dict, tuple]:
+        launched.append(len(groups))
+        empty = {group: torch.full((sum(map(len, views)), 1), float("nan")) for group, views in groups.items()}
+        return empty, (_DyingEvent(), _DyingEvent())
 
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
     monkeypatch.setattr(scoring, "choose_batch_size", lambda device: 12)
-    monkeypatch.setattr(BatchScorer, "_outputs_cuda", launch)
+    monkeypatch.setattr(BatchScorer, "_features_cuda", launch)
     scorer = BatchScorer(lambda on: detector if on == CPU else OnGpu(), torch.device("cuda"))  # type: ignore[arg-type,return-value]
     assert score_all(scorer, views) == pytest.approx(expected, abs=TOLERANCE)
     assert len(launched) == 2, "two batches were in flight when it died"
@@ -157,7 +154,7 @@ def test_a_gpu_that_cannot_be_used_is_left_at_the_start(
 
 
 def test_run_scores_what_can_be_scored(
-    detector: Detector, worker: WorkerConfig, expected: dict[str, float], tmp_path: Path
+    detector: Detector, preparation: VideoPreparation, expected: dict[str, float], tmp_path: Path
 ) -> None:
     for name in NAMES:
         (tmp_path / name).write_bytes(clip(name))
@@ -165,11 +162,16 @@ def test_run_scores_what_can_be_scored(
     dataset = open_files([tmp_path / name for name in [*NAMES[:3], "broken", *NAMES[3:]]], tmp_path)
     result = ResultFile(tmp_path / "submission.csv", dataset.ids, with_time=True)
     stats = run(
-        dataset, result, worker, lambda: BatchScorer(lambda _: detector, CPU),
+        dataset, result, preparation, lambda: BatchScorer(lambda _: detector, CPU),
         config=PipelineConfig(workers=2), show_progress=False,
     )  # fmt: skip
     assert result.write()
     assert (stats.rows, stats.scored, stats.unscored, sum(stats.fallbacks.values())) == (8, 7, 1, 1)
+    stats.write(tmp_path / "stats.json")
+    told = json.loads((tmp_path / "stats.json").read_text())
+    assert (told["rows"], told["scored"], told["unscored"]) == (8, 7, 1)
+    assert told["fallbacks"] == {told["reasons"]["broken"]: 1} == stats.fallbacks
+    assert 0 < told["first_decode_seconds"] < told["first_score_seconds"] < told["wall_seconds"]
     with (tmp_path / "submission.csv").open(newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert list(rows) == dataset.ids
@@ -180,7 +182,7 @@ def test_run_scores_what_can_be_scored(
         assert getattr(stats, f"{stage}_seconds") > 0, stage
 
 
-def test_rows_are_read_no_further_than_the_queues_hold(worker: WorkerConfig) -> None:
+def test_rows_are_read_no_further_than_the_queues_hold(preparation: VideoPreparation) -> None:
     """Back-pressure: while nobody takes results, reading stops."""
     read = []
 
@@ -190,7 +192,7 @@ def test_rows_are_read_no_further_than_the_queues_hold(worker: WorkerConfig) -> 
             yield Row(str(number), clip("h264"))
 
     pipeline = PipelineConfig(jobs_ahead=2)
-    with DecodePool(rows(), worker, num_workers=1, pipeline=pipeline) as pool:
+    with DecodePool(rows(), preparation, num_workers=1, pipeline=pipeline) as pool:
         results = (clip for clip in pool.results() if clip is not None)
         next(results)
         before = -1
@@ -210,7 +212,7 @@ def test_the_modules_of_a_decode_worker_are_light(repository: Path) -> None:
     """What a spawned worker imports: script.py as its main module, the worker's own, and the decoders."""
     code = f"""
 import sys
-import script, model.run.worker, model.video.reading_pyav, model.video.reading_decord
+import script, model.run.worker, model.video.prepare, model.video.reading_pyav, model.video.reading_decord
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
@@ -268,11 +270,13 @@ def test_cuda_scores_as_the_cpu_does(
     assert scores == pytest.approx({key: expected[key.split()[0]] for key in many}, abs=0.02)
 
 
-def test_datasets_without_rows_leave_an_empty_run(detector: Detector, worker: WorkerConfig, tmp_path: Path) -> None:
+def test_datasets_without_rows_leave_an_empty_run(
+    detector: Detector, preparation: VideoPreparation, tmp_path: Path
+) -> None:
     dataset = ClipDataset(["never"], "one row that cannot be read", lambda: iter(()))
     result = ResultFile(tmp_path / "submission.csv", dataset.ids)
     stats = run(
-        dataset, result, worker, lambda: BatchScorer(lambda _: detector, CPU),
+        dataset, result, preparation, lambda: BatchScorer(lambda _: detector, CPU),
         config=PipelineConfig(workers=1), show_progress=False,
     )  # fmt: skip
     assert (stats.rows, stats.scored, stats.unscored) == (1, 0, 1)

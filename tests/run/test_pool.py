@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -23,24 +24,38 @@ from model.rows.dataset import Row
 from model.run import pool as pool_module
 from model.run import process
 from model.run.pool import DecodedClip, DecodePool
-from model.run.worker import Reply, WorkerConfig
+from model.run.worker import Reply
+from model.video.prepare import VideoPreparation
 from model.video.reading import READERS
 from model.video.views import ViewConfig
-from tests.run.bad_readers import BOTH_BAD, FIRST_BAD
+from tests.run.bad_readers import BOTH_BAD, FIRST_BAD, AsItIs
 
 LIMITS = LimitsConfig(worker_memory_bytes=1 << 30)
 HANG_SECONDS = 6.0  # the limit where a hang is tested; the others keep theirs, for slow machines
-CONFIG = WorkerConfig(SamplingConfig(), LIMITS, ViewConfig(size=32), readers=BOTH_BAD)
+CONFIG = VideoPreparation(SamplingConfig(), LIMITS, ViewConfig(size=32), readers=BOTH_BAD)
 
 
 def decode(
-    rows: Iterable[Row], config: WorkerConfig = CONFIG, *, num_workers: int = 2, pipeline: PipelineConfig | None = None
+    rows: Iterable[Row],
+    config: VideoPreparation = CONFIG,
+    *,
+    num_workers: int = 2,
+    pipeline: PipelineConfig | None = None,
 ) -> dict[str, DecodedClip]:
     with DecodePool(rows, config, num_workers=num_workers, pipeline=pipeline) as pool:
         results = [decoded for decoded in pool.results() if decoded is not None]
     by_id = {decoded.id: decoded for decoded in results}
     assert len(by_id) == len(results), "a clip came twice"
     return by_id
+
+
+def content(decoded: DecodedClip) -> np.ndarray:
+    assert decoded.prepared is not None, decoded.reason
+    return decoded.prepared.content
+
+
+def note(decoded: DecodedClip) -> str:
+    return decoded.prepared.note if decoded.prepared else decoded.reason
 
 
 def limits_for(name: str) -> LimitsConfig:
@@ -53,9 +68,7 @@ def fault(name: str, rest: bytes = b"") -> bytes:
 
 @pytest.fixture(scope="module")
 def good_views() -> np.ndarray:
-    views = decode([Row("good", clip("h264"))])["good"].views
-    assert views is not None
-    return views
+    return content(decode([Row("good", clip("h264"))])["good"])
 
 
 FATAL = {
@@ -77,26 +90,27 @@ def test_a_bad_decoder_costs_its_clip_alone(name, good_views):
     rows.insert(2, Row("bad", fault(name)))
     decoded = decode(rows, replace(CONFIG, limits=limits_for(name)))
     assert set(decoded) == {row.id for row in rows}
-    assert decoded["bad"].views is None
-    assert re.search(FATAL[name], decoded["bad"].note), decoded["bad"].note
+    assert decoded["bad"].prepared is None
+    assert re.search(FATAL[name], decoded["bad"].reason), decoded["bad"].reason
     for number in range(6):
-        np.testing.assert_array_equal(decoded[f"good-{number}"].views, good_views)
+        np.testing.assert_array_equal(content(decoded[f"good-{number}"]), good_views)
 
 
 @pytest.mark.parametrize("name", ["segfault", "sleep_for_ever", "raise_the_unforeseen", "allocate_without_end"])
 def test_the_other_decoder_rescues_a_clip(name, good_views):
     config = replace(CONFIG, readers=FIRST_BAD, limits=limits_for(name))
     decoded = decode([Row("bad", fault(name, clip("h264")))], config, num_workers=1)["bad"]
-    assert decoded.decoder == "decord" and decoded.note
-    np.testing.assert_array_equal(decoded.views, good_views)
+    np.testing.assert_array_equal(content(decoded), good_views)
+    assert decoded.prepared is not None and decoded.prepared.reader == "decord" and decoded.prepared.note
 
 
 def test_an_externally_killed_worker_costs_nothing(good_views, tmp_path, monkeypatch):
     """The clip at hand is read again by the same decoder, so that its score stays."""
     monkeypatch.setenv("KILL_ONCE_MARKER", str(tmp_path / "killed"))
     decoded = decode([Row("unlucky", fault("kill_once", clip("h264")))])["unlucky"]
-    assert (tmp_path / "killed").exists() and (decoded.decoder, decoded.note) == ("pyav", "")
-    np.testing.assert_array_equal(decoded.views, good_views)
+    np.testing.assert_array_equal(content(decoded), good_views)
+    assert decoded.prepared is not None and (decoded.prepared.reader, decoded.prepared.note) == ("pyav", "")
+    assert (tmp_path / "killed").exists()
 
 
 def test_a_worker_killed_between_two_clips_is_replaced(good_views):
@@ -107,7 +121,7 @@ def test_a_worker_killed_between_two_clips_is_replaced(good_views):
         os.kill(worker._process.pid or 0, signal.SIGKILL)
         worker._process.join()
         worker.start()
-        _, views = worker.run(clip("h264"), ("pyav",), seconds=20)
+        _, views = worker.run(clip("h264"), 0)
         np.testing.assert_array_equal(views, good_views)
     finally:
         worker.stop()
@@ -117,9 +131,9 @@ def test_a_leaking_worker_makes_room(good_views):
     """What a decoder keeps for itself must not add up to a memory error on somebody else's clip."""
     rows = [Row(f"{number}", fault("leak", clip("h264"))) for number in range(8)]
     decoded = decode(rows, num_workers=1)
-    assert [one.note for one in decoded.values()] == [""] * 8
+    assert [note(one) for one in decoded.values()] == [""] * 8
     for one in decoded.values():
-        np.testing.assert_array_equal(one.views, good_views)
+        np.testing.assert_array_equal(content(one), good_views)
 
 
 def test_limits_on_bytes_in_memory():
@@ -137,7 +151,7 @@ def test_limits_on_bytes_in_memory():
     with pool:
         for decoded in pool.results(wait_seconds=0.01):
             most = max(most, pool._bytes._taken)
-            assert decoded is None or decoded.views is not None
+            assert decoded is None or decoded.prepared is not None
     assert max(sizes) <= most <= max(max(sizes), 200_000)
     assert pool._bytes._taken == 0
 
@@ -145,9 +159,10 @@ def test_limits_on_bytes_in_memory():
 def test_a_file_over_the_limit_is_not_sent():
     config = replace(CONFIG, limits=replace(LIMITS, max_file_bytes=50_000))
     decoded = decode([Row("large", clip("h264")), Row("small", clip("hevc")), Row("none", None)], config)
-    assert decoded["large"].note == f"the file has {len(clip('h264'))} bytes; the limit is 50000"
-    assert decoded["small"].views is not None
-    assert decoded["none"].note == "the row holds no video"
+    assert decoded["large"].reason == f"the file has {len(clip('h264'))} bytes; the limit is 50000"
+    assert decoded["large"].refused and not decoded["none"].refused
+    assert decoded["small"].prepared is not None
+    assert decoded["none"].reason == "the row holds no file"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -187,7 +202,7 @@ def test_a_dataset_that_stands_still_ends_the_run(good_views, tmp_path, caplog):
                     if decoded.id == "first":
                         writer.start()
         assert [one.id for one in clips] == ["first", "slow"]
-        np.testing.assert_array_equal(clips[1].views, good_views)
+        np.testing.assert_array_equal(content(clips[1]), good_views)
         assert "nothing came from the dataset for 3 s" in caplog.text
     finally:
         os.write(ends, b"x")  # lets the reading thread end
@@ -212,11 +227,91 @@ def test_no_decode_process_can_be_started(monkeypatch):
     monkeypatch.setattr(process, "serve", _ends_at_once)
     decoded = decode([Row(str(number), clip("h264")) for number in range(9)])
     assert len(decoded) == 9
-    assert all("no decode process can be started" in one.note for one in decoded.values())
+    assert all("no decode process can be started" in one.reason for one in decoded.values())
 
 
 def _ends_at_once(*_: object) -> None:
     raise SystemExit(5)
+
+
+def _says_something_else(connection: Connection, *_: object) -> None:
+    connection.send_bytes(b"hello")
+
+
+def test_a_worker_that_begins_with_something_else_is_a_worker_not_had(monkeypatch):
+    """The bug: an `assert` there ended the supervising thread, and with it every row."""
+    monkeypatch.setattr(pool_module, "_START_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(process, "serve", _says_something_else)
+    worker = process.WorkerProcess(CONFIG)
+    with pytest.raises(process.WorkerStartError, match="began with b'hello'"):
+        worker.start()
+    assert len(decode([Row(str(number), clip("h264")) for number in range(3)])) == 3
+
+
+def test_a_pool_without_workers_tries_again_before_every_row(monkeypatch, good_views):
+    """The bug: after a minute without memory for a worker every row to come was left unscored, memory or not."""
+    monkeypatch.setattr(pool_module, "_START_PAUSE_SECONDS", 0.001)
+    start, memory_is_back, early_is_out = process.WorkerProcess.start, threading.Event(), threading.Event()
+
+    def start_or_not(self: process.WorkerProcess) -> None:
+        if not memory_is_back.is_set():
+            raise process.WorkerStartError("no decode process can be started: Cannot allocate memory")
+        start(self)
+
+    def rows() -> Iterator[Row]:
+        yield Row("early", clip("h264"))
+        assert early_is_out.wait(60)
+        memory_is_back.set()
+        yield from (Row(f"late-{number}", clip("h264")) for number in range(3))
+
+    monkeypatch.setattr(process.WorkerProcess, "start", start_or_not)
+    decoded = {}
+    with DecodePool(rows(), CONFIG, num_workers=2) as pool:
+        for one in pool.results():
+            if one is not None:
+                decoded[one.id] = one
+                early_is_out.set()
+    assert decoded["early"].reason.endswith("Cannot allocate memory")
+    for number in range(3):
+        np.testing.assert_array_equal(content(decoded[f"late-{number}"]), good_views)
+
+
+def test_a_worker_that_could_not_be_had_comes_back_while_others_work(monkeypatch):
+    monkeypatch.setattr(pool_module, "_START_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(pool_module, "_RETRY_SECONDS", 0.05)
+    start, memory_is_back = process.WorkerProcess.start, threading.Event()
+    first: list[process.WorkerProcess] = []
+
+    def start_or_not(self: process.WorkerProcess) -> None:
+        first.append(self)
+        if self is not first[0] and not memory_is_back.is_set():
+            raise process.WorkerStartError("no decode process can be started: Cannot allocate memory")
+        start(self)
+
+    monkeypatch.setattr(process.WorkerProcess, "start", start_or_not)
+    with DecodePool((Row(str(number), clip("h264")) for number in range(1000)), CONFIG, num_workers=2) as pool:
+        able = set()
+        for done, _ in enumerate(pool.results(wait_seconds=0.01)):
+            able.add(len(pool._able))
+            if done > 5 and 1 in able:
+                memory_is_back.set()
+                if len(pool._able) == 2:
+                    break
+        assert memory_is_back.is_set() and len(pool._able) == 2, able
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_run_knows_no_video(workers):
+    """Content of any length up to the preparation's limit, from a preparation that is none of a video."""
+    rows = [Row(str(size), bytes([size % 256]) * size) for size in (1, 1000, 7, 0, 65536, 65537)]
+    with DecodePool(rows, AsItIs(), num_workers=workers) as pool:
+        decoded = {one.id: one for one in pool.results() if one is not None}
+    for size in (1, 1000, 7, 65536):
+        prepared = decoded[str(size)].prepared
+        assert prepared is not None and prepared.content.tobytes() == bytes([size % 256]) * size
+        assert prepared.duration_seconds == size / 1000
+    assert decoded["0"].reason == "the row holds no file"
+    assert "disorder" in decoded["65537"].reason, "the parent takes no more than the preparation's limit"
 
 
 def test_few_file_descriptors_mean_fewer_workers(monkeypatch):
@@ -230,25 +325,33 @@ def test_few_file_descriptors_mean_fewer_workers(monkeypatch):
         decoded = decode(rows, num_workers=6)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert len(decoded) == 6 and all(one.views is not None for one in decoded.values())
+    assert len(decoded) == 6 and all(one.prepared is not None for one in decoded.values())
 
 
 def test_a_process_in_disorder_is_replaced(monkeypatch, good_views):
     """A decoder that wrote over its process's memory can send anything."""
-    replies = [b'{"decoded": [99999, 99, 999, 999, 3]}', b"\x80\x04garbage"]
-
-    def garbled(message: bytes) -> Reply:
-        return Reply.from_bytes(replies.pop()) if replies else Reply.from_bytes(message)
-
-    monkeypatch.setattr(process, "read_reply", garbled)
+    replies, read = [b'{"prepared": [99999, 99, 999, 999, 3]}', b"\x80\x04garbage"], Reply.from_bytes
+    monkeypatch.setattr(Reply, "from_bytes", lambda message: read(replies.pop() if replies else message))
     decoded = decode([Row("clip", clip("h264")), Row("next", clip("h264"))], num_workers=1)
-    assert decoded["clip"].views is None and decoded["clip"].note.count("disorder") == 2
-    assert decoded["next"].note == ""
-    np.testing.assert_array_equal(decoded["next"].views, good_views)
+    assert decoded["clip"].prepared is None and decoded["clip"].reason.count("disorder") == 2
+    assert note(decoded["next"]) == ""
+    np.testing.assert_array_equal(content(decoded["next"]), good_views)
 
 
 @pytest.mark.parametrize(
-    "message", [b"", b"\x80\x04garbage", b"[]", b"{}", b"7", b'{"decoded": false, "surprise": 1}', b'{"decoded": "x"}']
+    "message",
+    [
+        b"",
+        b"\x80\x04garbage",
+        b"[]",
+        b"7",
+        b'{"surprise": 1}',
+        b'{"prepared": "x"}',
+        b'{"num_bytes": 1.5}',
+        b'{"note": ["x"]}',
+        b'{"num_frames": true}',
+        b'{"read_seconds": null}',
+    ],
 )
 def test_what_is_not_a_reply(message):
     with pytest.raises(process.NOT_A_REPLY):
@@ -256,11 +359,19 @@ def test_what_is_not_a_reply(message):
 
 
 @pytest.mark.parametrize("sent", [0, 1, 99, 101, 100_000])
-def test_views_of_another_size_are_refused(sent):
+def test_content_of_another_size_is_refused(sent):
     ours, theirs = multiprocessing.Pipe()
     with ours, theirs, pytest.raises(process.NOT_A_REPLY):
         theirs.send_bytes(bytes(sent))
-        process.receive_views(ours, 100)
+        process.receive_content(ours, Reply(True, 100), 1000)
+
+
+@pytest.mark.parametrize("told", [-1, 0, 1001, 1 << 60])
+def test_content_over_the_limit_is_refused_before_room_is_made_for_it(told):
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs, pytest.raises(process.NOT_A_REPLY, match="at most 1000"):
+        theirs.send_bytes(bytes(10))
+        process.receive_content(ours, Reply(True, told), 1000)
 
 
 def test_a_busy_machine_does_not_make_a_decoder_late(monkeypatch):
@@ -292,9 +403,9 @@ def test_time_in_the_processors_queue():
 
 
 def test_replies_survive_the_pipe():
-    reply = Reply(True, "pyav", "ünï", 0.5, 0.25, leaving=True)
+    reply = Reply(True, 7, "pyav", "ünï", 0.5, 0.25, 3.0, 8, leaving=True)
     assert Reply.from_bytes(reply.to_bytes()) == reply
-    assert Reply.from_bytes(Reply(False, note="x").to_bytes()).decoded is False
+    assert Reply.from_bytes(Reply(note="x").to_bytes()).prepared is False
 
 
 def test_workers_die_with_their_parent(tmp_path):
@@ -320,14 +431,14 @@ def test_workers_die_with_their_parent(tmp_path):
 _PARENT_OF_SPINNING_WORKERS = """
 from model.config import LimitsConfig, SamplingConfig
 from model.rows.dataset import Row
-from model.run.worker import WorkerConfig
+from model.video.prepare import VideoPreparation
 from model.video.views import ViewConfig
 from model.run.pool import DecodePool
 from tests.run.bad_readers import BOTH_BAD
 
 if __name__ == "__main__":
     limits = LimitsConfig(soft_seconds=300, hard_seconds=600)
-    config = WorkerConfig(SamplingConfig(), limits, ViewConfig(size=32), readers=BOTH_BAD)
+    config = VideoPreparation(SamplingConfig(), limits, ViewConfig(size=32), readers=BOTH_BAD)
     rows = [Row(str(number), b"FAULT:spin_for_ever\\n") for number in range(2)]
     with DecodePool(rows, config, num_workers=2) as pool:
         for _ in pool.results():
@@ -357,4 +468,4 @@ def _is_running(pid: int) -> bool:
 
 
 def test_the_default_readers_are_the_decoders():
-    assert dict(WorkerConfig(SamplingConfig(), LimitsConfig(), ViewConfig()).readers) == dict(READERS)
+    assert dict(VideoPreparation(SamplingConfig(), LimitsConfig(), ViewConfig()).readers) == dict(READERS)

@@ -1,0 +1,62 @@
+"""File -> views: read, cut off black bars, cut the views. One way for workers, training, pages and benchmark."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..config import LimitsConfig, SamplingConfig
+from ..modality import Prepared
+from .reading import READERS, Clip, Reader, read_clip
+from .views import ViewConfig, cut_views, trim_bars
+
+
+@dataclass(frozen=True)
+class VideoPreparation:
+    """A `modality.Preparation`. Its attempts are the decoders, one after the other."""
+
+    sampling: SamplingConfig
+    limits: LimitsConfig
+    views: ViewConfig
+    readers: Mapping[str, Reader] = field(default_factory=lambda: READERS)  # decoder name -> function, first to last
+
+    @property
+    def max_bytes(self) -> int:
+        """Of one clip's views; every clip has as many."""
+        return self.views.num_bytes
+
+    @property
+    def attempts(self) -> int:
+        return len(self.readers)
+
+    def __call__(self, source: bytes | str, attempt: int = 0) -> Prepared:
+        """Views of a video, for `split_views`. Raises: VideoReadError, and nothing else for a bad file."""
+        started = time.perf_counter()
+        clip = self.read(source, attempt)
+        read = time.perf_counter()
+        content = cut_views(clip.runs, self.views)
+        return Prepared(
+            content, clip.decoder, clip.note, read - started, time.perf_counter() - read, clip.duration_seconds,
+            clip.num_frames,
+        )  # fmt: skip
+
+    def read(self, source: bytes | str, attempt: int | None = None) -> Clip:
+        """The frames that views are cut from, without black bars. attempt: None tries every decoder in this process.
+
+        Raises: VideoReadError.
+        """
+        decoders = tuple(self.readers)
+        if attempt is not None:
+            decoders = decoders[attempt : attempt + 1]
+        clip = read_clip(source, self.sampling, self.limits, decoders=decoders, readers=self.readers)
+        return replace(clip, runs=trim_bars(clip.runs))
+
+    def cut(self, runs: Sequence[np.ndarray]) -> np.ndarray:
+        """Views of frames that come from elsewhere, such as a processed copy: uint8 (max_bytes,).
+
+        runs: uint8 RGB, (T_i, H, W, 3) each, with black bars if they have any.
+        """
+        return cut_views(trim_bars(runs), self.views)
