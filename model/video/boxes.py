@@ -1,4 +1,4 @@
-"""What PyAV does not hand on of a container's header: crop, display matrix and sample descriptions of a video track.
+"""What PyAV does not hand on of a container's header: crop, encryption, and whether a track is shown as it is coded.
 
 ISO 14496-12 (MP4, MOV) and Matroska (RFC 9559). Only headers are read, by seeking; damaged ones give the defaults.
 """
@@ -23,6 +23,7 @@ _UNITY = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 _SEGMENT, _TRACKS, _ENTRY, _VIDEO, _CLUSTER = 0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x1F43B675
 _CROPS = (0x54BB, 0x54AA, 0x54CC, 0x54DD)  # PixelCropTop, Bottom, Left, Right
 _ALPHA_MODE, _PROJECTION = 0x53C0, 0x7670
+_ENCODINGS, _ENCODING, _ENCRYPTION = 0x6D80, 0x6240, 0x5035
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class TrackHeader:
 
     crop: Crop = NO_CROP
     plain: bool = False
+    encrypted: bool = False
 
 
 def read_track_header(source: bytes | str, *, track_id: int | None, number: int = 0) -> TrackHeader:
@@ -102,11 +104,12 @@ def _sample_description(content: bytes) -> TrackHeader:
     count, size = struct.unpack(">4xII", content[:12])
     entry = io.BytesIO(content[8 : 8 + size])
     width, height = struct.unpack(">32x2H", content[8:44])
-    crop = NO_CROP
+    crop, encrypted = NO_CROP, content[12:16] in (b"encv", b"drmi")
     for kind, first, last in _boxes(entry, 86, size):
+        encrypted |= kind == b"sinf"
         if kind == b"clap":
             crop = _clean_aperture(struct.unpack(">8i", content[8 + first : 8 + last][:32]), width, height)
-    return TrackHeader(crop, plain=count == 1 and not any(crop))
+    return TrackHeader(crop, count == 1 and not any(crop), encrypted)
 
 
 def _clean_aperture(numbers: tuple[int, ...], width: int, height: int) -> Crop:
@@ -152,15 +155,26 @@ def _matroska_track(file: BinaryIO, end: int, wanted: int) -> TrackHeader:
 
 
 def _matroska_tracks(file: BinaryIO, start: int, end: int, wanted: int) -> TrackHeader:
-    videos = [
-        (first, last)
-        for entry, entry_first, entry_last in _elements(file, start, end) if entry == _ENTRY
-        for element, first, last in _elements(file, entry_first, entry_last) if element == _VIDEO
-    ]  # fmt: skip
+    entries = [
+        {element: (inner_first, inner_last) for element, inner_first, inner_last in _elements(file, first, last)}
+        for number, first, last in _elements(file, start, end)
+        if number == _ENTRY
+    ]
+    entry = [one for one in entries if _VIDEO in one][wanted]
+    encrypted = _ENCODINGS in entry and _has_encryption(file, *entry[_ENCODINGS])
     values = {}
-    for number, first, last in _elements(file, *videos[wanted]):
+    for number, first, last in _elements(file, *entry[_VIDEO]):
         file.seek(first)
         values[number] = int.from_bytes(file.read(min(last - first, 8)), "big")
     top, bottom, left, right = (values.get(number, 0) for number in _CROPS)
     crop = (top, bottom, left, right)
-    return TrackHeader(crop, plain=not any(crop) and not values.get(_ALPHA_MODE) and _PROJECTION not in values)
+    plain = not any(crop) and not values.get(_ALPHA_MODE) and _PROJECTION not in values and _ENCODINGS not in entry
+    return TrackHeader(crop, plain, encrypted)
+
+
+def _has_encryption(file: BinaryIO, start: int, end: int) -> bool:
+    return any(
+        element == _ENCRYPTION
+        for encoding, first, last in _elements(file, start, end) if encoding == _ENCODING
+        for element, _, _ in _elements(file, first, last)
+    )  # fmt: skip

@@ -76,7 +76,7 @@ def refuse_still_picture(container: av.container.InputContainer, num_frames: int
 def _main_video_stream(
     container: av.container.InputContainer, limits: LimitsConfig, passed_over: frozenset[int]
 ) -> av.video.stream.VideoStream:
-    """The stream that players show: by default flag, then number of frames, then size, then place; never a still."""
+    """The stream that players show: never a still; by default flag, then number of frames, then size, then place."""
     if len(container.streams) > limits.max_streams:
         raise RefusedError(f"the file has more than {limits.max_streams} streams")
     name = container.format.name
@@ -95,6 +95,7 @@ def _preference(stream: av.video.stream.VideoStream) -> tuple[int, ...]:
     disposition, context = _disposition(stream), stream.codec_context
     return (
         not disposition & _DEPENDENT,
+        stream.frames != 1,
         disposition & _DEFAULT,
         min(stream.frames or _ENOUGH_FRAMES, _ENOUGH_FRAMES),  # 0: the container does not tell
         context.width * context.height,

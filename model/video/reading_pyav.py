@@ -6,6 +6,7 @@ palette, other parameter sets), or there is nothing to seek by, one pass decodes
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -29,6 +30,8 @@ _SCAN_SHARE = 0.4  # of the time that is left, to look for key frames
 _SEEK_MARGIN_SECONDS = 0.2
 _MAX_BLANK_FRAMES = 60  # passed over at the start of a run: two seconds of black before a clip fades in
 _BLANK_DEVIATION = 4.0  # grey levels, of the pixels of a frame that shows nothing
+_INTRA = 1  # AV_PICTURE_TYPE_I
+_BARE_STREAMS = ("av1", "h261", "h263", "h264", "hevc", "jpeg_pipe", "m4v", "mjpeg", "mpegvideo", "obu", "vc1")
 _NEW_STATE = ("palette", "new_extradata", "param_change")  # side data of packets that a seek passes over
 
 
@@ -63,31 +66,28 @@ def read(
     """See `reading.Reader`. Keeps the frames that do decode of a damaged file. passed_over: see `open_video`."""
     try:
         with open_video(source, limits, passed_over=passed_over) as (container, stream):
-            max_frames = _prepare(stream, limits)
+            video, max_frames = _Video(container, stream, deadline), _prepare(stream, limits)
             number = [one.index for one in container.streams.video].index(stream.index)
             header = read_track_header(source, track_id=stream.id, number=number)
-            to_rgb = RgbConverter(header.crop)
-            first = _Run(min(sampling.max_run_frames, max_frames), limits, to_rgb)
-            scan = _scan(container, stream, first, limits, deadline)
+            if header.encrypted:
+                raise RefusedError("the video is encrypted")
+            first = _Run(min(sampling.max_run_frames, max_frames), limits, RgbConverter(header.crop))
+            scan = _scan(video, first, limits)
             refuse_still_picture(container, scan.num_packets)
-            another = scan.num_packets == 1 and len(container.streams.video) > 1 + len(passed_over)
             planned = _plan(scan, first, sampling, max_frames)
-            if len(planned) == 1 and first.frames:
-                runs = [first.cut(len(planned[0]), None)]
-            elif scan.seekable and scan.packets:
-                runs = _read_by_seeking(container, stream, scan, planned, first, deadline)
-            else:
-                runs = []
+            runs = [first.cut(len(planned[0]), None)] if len(planned) == 1 and first.frames else []
+            if not runs and scan.seekable and scan.packets:
+                runs = _read_by_seeking(video, scan, planned, first)
             duration = _duration_of(container, stream)
-        if another:  # one picture, and there is another stream
-            try:
-                return read(source, sampling, limits, deadline, passed_over=passed_over | {stream.index})
-            except VideoReadError as error:
-                log.debug("no other stream to read: %s", cause_of(error))
+            looked_at = passed_over | {stream.index}
+            another = scan.num_packets == 1 and len(container.streams.video) > len(looked_at)
+        if another:
+            with contextlib.suppress(VideoReadError):  # one picture: another stream may be the video
+                return read(source, sampling, limits, deadline, passed_over=looked_at)
         if not any(run.frames for run in runs):
             with open_video(source, limits, passed_over=passed_over) as (container, stream):
                 _prepare(stream, limits)
-                runs = _read_in_one_pass(container, stream, planned, first, deadline)
+                runs = _read_in_one_pass(_Video(container, stream, deadline), planned, first)
     except ERRORS as error:
         raise VideoReadError(cause_of(error)) from error
     return _clip_of(runs, planned, bool(scan.packets), duration, limits, deadline)
@@ -127,28 +127,22 @@ def _duration_of(container: av.container.InputContainer, stream: av.video.stream
     return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else math.nan
 
 
-def _scan(
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
-    first: _Run,
-    limits: LimitsConfig,
-    deadline: float,
-) -> _Scan:
+def _scan(video: _Video, first: _Run, limits: LimitsConfig) -> _Scan:
     """Demux to the end, decoding no further than `first` needs: so it starts with the first frame that is shown,
     whatever key frames say, and the decoder has seen what stands at the file's start.
 
     Raises: RefusedError: the stream is encrypted.
     """
     scan = _Scan()
-    context, codec, ordered = stream.codec_context, stream.codec_context.name, True
+    context, codec, ordered = video.stream.codec_context, video.stream.codec_context.name, True
     extradata = bytes(context.extradata or b"")
     sets: list[bytes] = []  # of each packet that has any
     lacking = 0  # key frames without
     now = time.process_time()
-    until = now + _SCAN_SHARE * (deadline - now)
-    for packet in _until_error(container.demux(stream), stream):
+    until = now + _SCAN_SHARE * (video.deadline - now)
+    for packet in video.packets():
         if not first.done:
-            first.fill(_decode([packet], deadline))
+            first.fill(video.decode([packet]))
         if packet.size == 0:
             break
         if packet.has_sidedata("encryption_info"):
@@ -176,9 +170,9 @@ def _scan(
     scan.packets.sort(key=lambda packet: packet.shown)
     if first.first_stamp is not None:  # what is shown earlier does not decode: it needs frames before the file's first
         scan.packets = [packet for packet in scan.packets if packet.shown >= first.first_stamp]
-    scan.seekable &= codec in SEEKABLE and not (lacking and len(set(sets)) > 1)
-    if context.format is not None and context.format.name == "pal8":
-        scan.seekable = False
+    palette = context.format is not None and context.format.name == "pal8"
+    scan.seekable &= codec in SEEKABLE and not palette and video.container.format.name not in _BARE_STREAMS
+    scan.seekable &= not (lacking and len(set(sets)) > 1)
     return scan
 
 
@@ -191,36 +185,26 @@ def _plan(scan: _Scan, first: _Run, sampling: SamplingConfig, max_frames: int) -
     return choose_runs([0, *keys] if first.frames else keys, num_frames, sampling, max_frames=max_frames)
 
 
-def _read_by_seeking(
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
-    scan: _Scan,
-    planned: Sequence[range],
-    first: _Run,
-    deadline: float,
-) -> list[_Run]:
+def _read_by_seeking(video: _Video, scan: _Scan, planned: Sequence[range], first: _Run) -> list[_Run]:
+    """Each run from its own key frame. Empty if one of them turns out to be no key frame to the decoder."""
     runs = []
     for run, following in zip(planned, [*planned[1:], None], strict=True):
         end = None if following is None else scan.packets[following.start].shown
         if run.start == 0 and first.starts_before(end):
             runs.append(first.cut(len(run), end))
-        else:  # also where the first run has passed over blank frames into the next one
-            decoded = _decode_from(container, stream, scan.packets[run.start], deadline)
-            runs.append(first.like(len(run), end).fill(decoded))
+            continue
+        # Also where the first run has passed over blank frames into the next one.
+        runs.append(first.like(len(run), end).fill(video.decode_from(scan.packets[run.start])))
+        if not video.landed_on_key or (not runs[-1].frames and not video.num_errors):
+            return []
     return runs
 
 
-def _read_in_one_pass(
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
-    planned: Sequence[range],
-    first: _Run,
-    deadline: float,
-) -> list[_Run]:
+def _read_in_one_pass(video: _Video, planned: Sequence[range], first: _Run) -> list[_Run]:
     """Decode from the file's start to the last run's end, counting frames as they come."""
     runs = [first.like(len(run), None) for run in planned]
     current = 0
-    for place, frame in enumerate(_decode(_until_error(container.demux(stream), stream), deadline)):
+    for place, frame in enumerate(video.decode(video.packets())):
         if current + 1 < len(planned) and place >= planned[current + 1].start:
             current += 1
         if place >= planned[current].start and not runs[current].done:
@@ -230,64 +214,72 @@ def _read_in_one_pass(
     return runs
 
 
-def _decode_from(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, first: _Packet, deadline: float
-) -> Iterator[av.VideoFrame]:
-    """Frames in display order from the one of packet `first` on; none if there is no way to get there."""
-    for frame in _decode(_demux_from(container, stream, first), deadline):
-        shown = frame.pts if frame.pts is not None else frame.dts
-        if shown is None or shown >= first.shown:
-            yield frame
+@dataclass
+class _Video:
+    """An open video, read until the deadline (on time.process_time())."""
 
+    container: av.container.InputContainer
+    stream: av.video.stream.VideoStream
+    deadline: float
+    num_errors: int = 0  # packets that did not decode
+    landed_on_key: bool = True  # the last seek, says the decoder
 
-def _decode(packets: Iterable[av.Packet], deadline: float) -> Iterator[av.VideoFrame]:
-    """Frames in display order; a packet that does not decode is passed over."""
-    for packet in packets:
-        if time.process_time() >= deadline:
-            return
-        try:
-            yield from packet.decode()
-        except av.FFmpegError as error:
-            log.debug("packet passed over: %s", cause_of(error))
-
-
-def _demux_from(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, first: _Packet
-) -> Iterator[av.Packet]:
-    """Packets in decoding order, from a key frame at or before packet `first` on.
-
-    Some demuxers seek by pts, others by dts; where the first lands too late, the second is tried. In an MPEG program
-    stream both may land behind the start of the packet, whose rest then passes for no key frame: a little earlier.
-    """
-    earlier = first.at - round(_SEEK_MARGIN_SECONDS / stream.time_base) if stream.time_base else first.at
-    for stamp in (first.shown, first.at, earlier):
-        try:
-            container.seek(stamp, stream=stream, backward=True)
-        except av.FFmpegError as error:
-            log.debug("seek failed: %s", cause_of(error))
-            continue
-        packets = _until_error(container.demux(stream), stream)
-        landed = next((one for one in packets if one.is_keyframe or (one.pts or first.at) > first.shown), None)
-        if landed is not None and landed.is_keyframe and (landed.pts is None or landed.pts <= first.shown):
-            yield landed
-            yield from packets
-            return
-
-
-def _until_error(packets: Iterator[av.Packet], stream: av.video.stream.VideoStream) -> Iterator[av.Packet]:
-    """Packets until the demuxer gives up, then an empty one that drains the decoder.
-
-    Empty ones before that are left out: in AVI they stand for a frame shown twice, and would end the decoding.
-    """
-    try:
+    def decode(self, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+        """Frames in display order; a packet that does not decode is passed over."""
         for packet in packets:
-            if packet.size:
-                yield packet
-    except av.FFmpegError as error:
-        log.debug("demuxing ended early: %s", cause_of(error))
-    last = av.Packet()
-    last.stream, last.time_base = stream, stream.time_base
-    yield last
+            if time.process_time() >= self.deadline:
+                return
+            try:
+                yield from packet.decode()
+            except av.FFmpegError as error:
+                self.num_errors += 1
+                log.debug("packet passed over: %s", cause_of(error))
+
+    def decode_from(self, first: _Packet) -> Iterator[av.VideoFrame]:
+        """Frames in display order from the one of packet `first` on; none if there is no way to get there."""
+        self.landed_on_key = True
+        for number, frame in enumerate(self.decode(self._packets_from(first))):
+            if number == 0:  # containers mark frames as key frames that are none
+                self.landed_on_key = bool(frame.key_frame) or frame.pict_type == _INTRA
+            shown = frame.pts if frame.pts is not None else frame.dts
+            if shown is None or shown >= first.shown:
+                yield frame
+
+    def packets(self) -> Iterator[av.Packet]:
+        """Packets until the demuxer gives up, then an empty one that drains the decoder.
+
+        Empty ones before that are left out: in AVI they stand for a frame shown twice, and would end the decoding.
+        """
+        try:
+            for packet in self.container.demux(self.stream):
+                if packet.size:
+                    yield packet
+        except av.FFmpegError as error:
+            log.debug("demuxing ended early: %s", cause_of(error))
+        last = av.Packet()
+        last.stream, last.time_base = self.stream, self.stream.time_base
+        yield last
+
+    def _packets_from(self, first: _Packet) -> Iterator[av.Packet]:
+        """Packets in decoding order, from a key frame at or before packet `first` on.
+
+        Some demuxers seek by pts, others by dts; where the first lands too late, the second is tried. In an MPEG
+        program stream both may land behind the start of the packet, whose rest then passes for no key frame: a little
+        earlier.
+        """
+        margin = round(_SEEK_MARGIN_SECONDS / self.stream.time_base) if self.stream.time_base else 0
+        for stamp in (first.shown, first.at, first.at - margin):
+            try:
+                self.container.seek(stamp, stream=self.stream, backward=True)
+            except av.FFmpegError as error:
+                log.debug("seek failed: %s", cause_of(error))
+                continue
+            packets = self.packets()
+            landed = next((one for one in packets if one.is_keyframe or (one.pts or first.at) > first.shown), None)
+            if landed is not None and landed.is_keyframe and (landed.pts is None or landed.pts <= first.shown):
+                yield landed
+                yield from packets
+                return
 
 
 @dataclass

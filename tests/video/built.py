@@ -1,0 +1,117 @@
+"""Clips that ffmpeg's command builds, and the frames that it decodes from a clip: what tests of pixels compare with."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from imageio_ffmpeg import get_ffmpeg_exe
+
+FFMPEG = get_ffmpeg_exe()
+X264 = ("-c:v", "libx264", "-g", "5", "-bf", "2")
+X265 = ("-c:v", "libx265", "-x265-params", "log-level=none:pools=1:keyint=5")
+PALETTE = ("-vf", "split[a][b];[a]palettegen[p];[b][p]paletteuse")
+
+
+class Workshop:
+    """A folder in which clips are built. A clip's name is its file's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def build(self, name: str, *arguments: object) -> Path:
+        """The arguments stand between `ffmpeg` and the output. Raises: CalledProcessError."""
+        command = [FFMPEG, "-nostdin", "-v", "error", "-y", *map(str, arguments), name]
+        subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        return self.folder / name
+
+    def write(self, name: str, content: bytes) -> Path:
+        (self.folder / name).write_bytes(content)
+        return self.folder / name
+
+    @cached_property
+    def h264(self) -> Path:
+        """20 frames, a key frame every five, two B-frames between others."""
+        return self.build("h264.mp4", *source(), *X264)
+
+    @cached_property
+    def hevc(self) -> Path:
+        return self.build("hevc.mp4", *source(), *X265)
+
+    @cached_property
+    def vp9(self) -> Path:
+        return self.build("vp9.webm", *source(), "-c:v", "libvpx-vp9", "-g", 5, "-cpu-used", 8)
+
+    @cached_property
+    def mpeg2(self) -> Path:
+        return self.build("mpeg2.ts", *source(rate=25), "-c:v", "mpeg2video", "-g", 12, "-bf", 2, "-b:v", "2M")
+
+    @cached_property
+    def still(self) -> Path:
+        return self.build("still.png", *source("640x480", picture="testsrc"), "-frames:v", 1)
+
+
+def source(size: str = "160x120", *, seconds: float = 2, rate: int = 10, picture: str = "testsrc2") -> tuple[str, ...]:
+    return ("-f", "lavfi", "-i", f"{picture}=s={size}:r={rate}:d={seconds}")
+
+
+def ffmpegs_frames(path: Path, height: int, width: int, *options: str) -> np.ndarray:
+    """All that the command shows, int16 (T, height, width, 3). Raises: AssertionError: frames of another size."""
+    command = [
+        FFMPEG,
+        "-nostdin",
+        "-v",
+        "quiet",
+        "-threads",
+        "1",
+        *options,
+        "-i",
+        str(path),
+        "-fps_mode",
+        "passthrough",
+    ]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
+    assert raw and len(raw) % (height * width * 3) == 0, "ffmpeg shows nothing, or frames of another size"
+    return np.frombuffer(raw, dtype=np.uint8).reshape(-1, height, width, 3).astype(np.int16)
+
+
+def with_clean_aperture(content: bytes, *numbers: int) -> bytes:
+    """An MP4 whose only track is H.264, with a `clap` box: eight numbers, pairs of numerator and denominator."""
+    data = bytearray(content)
+    at = data.index(b"avc1", data.index(b"stsd")) - 4
+    end = at + struct.unpack(">I", data[at : at + 4])[0]
+    data[end:end] = struct.pack(">I4s8i", 40, b"clap", *numbers)
+    for box in (b"avc1", b"stsd", b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+        place = data.rindex(box, 0, at + 8) - 4
+        data[place : place + 4] = struct.pack(">I", struct.unpack(">I", data[place : place + 4])[0] + 40)
+    return bytes(data)
+
+
+def with_encryption(content: bytes) -> bytes:
+    """A WebM whose only track says that it is encrypted (WebM Encryption, ContentEncAlgo 5)."""
+
+    def element(number: str, body: bytes) -> bytes:
+        return bytes.fromhex(number) + (len(body) | 1 << 56).to_bytes(8, "big") + body
+
+    key = element("5035", element("47E1", b"\x05") + element("47E2", b"a key id"))
+    added = element("6D80", element("6240", key))
+    tracks = content.index(bytes.fromhex("1654AE6B"), content.index(bytes.fromhex("1654AE6B")) + 1)
+    entry = content.index(b"\xae", tracks + 5)
+    size_bytes = 9 - content[entry + 1].bit_length()
+    start = entry + 1 + size_bytes
+    end = start + (int.from_bytes(content[entry + 1 : start], "big") & (1 << 7 * size_bytes) - 1)
+    tracks_element = element("1654AE6B", element("AE", content[start:end] + added))
+    segment = content.index(bytes.fromhex("18538067")) + 4
+    return content[:segment] + b"\x01" + 7 * b"\xff" + content[segment + 8 : tracks] + tracks_element + content[end:]
+
+
+def without_later_parameter_sets(stream: bytes) -> bytes:
+    """A bare H.264 stream with its first sequence and picture parameter set alone."""
+    units = stream.replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1")[1:]
+    first = {unit[0] & 31: unit for unit in reversed(units)}
+    kept = [unit for unit in units if unit[0] & 31 not in (7, 8) or unit is first[unit[0] & 31]]
+    return b"".join(b"\0\0\0\1" + unit for unit in kept)
