@@ -30,6 +30,7 @@ _SCAN_SHARE = 0.4  # of the time that is left, to look for key frames
 _SEEK_MARGIN_SECONDS = 0.2
 _MAX_BLANK_FRAMES = 60  # passed over at the start of a run: two seconds of black before a clip fades in
 _BLANK_DEVIATION = 4.0  # grey levels, of the pixels of a frame that shows nothing
+_PLACEHOLDER_BYTES = 8  # a packet as small stands for a frame that another holds (packed DivX), whatever its flags say
 _INTRA = 1  # AV_PICTURE_TYPE_I
 _BARE_STREAMS = ("av1", "h261", "h263", "h264", "hevc", "jpeg_pipe", "m4v", "mjpeg", "mpegvideo", "obu", "vc1")
 _NEW_STATE = ("palette", "new_extradata", "param_change")  # side data of packets that a seek passes over
@@ -147,22 +148,23 @@ def _scan(video: _Video, first: _Run, limits: LimitsConfig) -> _Scan:
             break
         if packet.has_sidedata("encryption_info"):
             raise RefusedError("the video is encrypted")
+        is_key = packet.is_keyframe and packet.size > _PLACEHOLDER_BYTES
         found = parameter_sets(codec, memoryview(packet), extradata)
         if found:
             sets.append(found)
-        lacking += packet.is_keyframe and not found
+        lacking += is_key and not found
         scan.seekable &= not any(packet.has_sidedata(kind) for kind in _NEW_STATE)
         scan.num_packets += 1
         if getattr(packet, "is_discard", False):
             continue
-        if packet.is_keyframe:
+        if is_key:
             scan.keys_in_file.append(scan.num_shown)
         scan.num_shown += 1
         shown = packet.pts if packet.pts is not None else packet.dts
         if shown is None:
             ordered = False
         elif ordered:
-            scan.packets.append(_Packet(shown, packet.dts if packet.dts is not None else shown, packet.is_keyframe))
+            scan.packets.append(_Packet(shown, packet.dts if packet.dts is not None else shown, is_key))
         if scan.num_packets >= limits.max_scanned_packets or time.process_time() > until:
             break
     if not ordered or 2 * len({packet.shown for packet in scan.packets}) < len(scan.packets):
