@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from debug.processes import process_tree
 from model.config import PipelineConfig, SamplingConfig, available_cores
 from model.modality import Detector
 from model.rows.dataset import ClipDataset, Row
@@ -283,29 +284,10 @@ def run_script(arguments: Sequence[str], output: Path) -> Process:
 
 def _sample_memory(pid: int, result: Process, ended: Callable[[], bool]) -> None:
     while not ended():
-        sizes = [_proportional_megabytes(process) for process in _process_tree(pid)]
+        sizes = [_proportional_megabytes(process) for process in process_tree(pid)]
         result.peak_megabytes = max(result.peak_megabytes, sum(sizes))
         result.peak_main_megabytes = max(result.peak_main_megabytes, *sizes[:1], 0.0)
         time.sleep(_SAMPLE_SECONDS)
-
-
-def _process_tree(pid: int) -> list[int]:
-    found = [pid]
-    for process in found:  # grows while it is walked
-        for task in _listdir(f"/proc/{process}/task"):
-            try:
-                with open(f"/proc/{process}/task/{task}/children", encoding="ascii") as file:
-                    found += [int(child) for child in file.read().split()]
-            except OSError:
-                continue
-    return found
-
-
-def _listdir(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:  # the process has ended
-        return []
 
 
 def _proportional_megabytes(pid: int) -> float:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
@@ -33,6 +32,7 @@ import numpy as np
 from debug.challenge_set import build_examples, write_parquet
 from debug.kills import ROOT, STAGES, KillOutcome, kill_runs, read_scores
 from debug.mutations import mutate
+from debug.processes import process_tree
 from debug.toy_clips import FAMILIES, clip
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig
 from model.rows.dataset import ClipDataset, Row
@@ -180,10 +180,10 @@ def killing_workers(
     rng = random.Random(seed)
 
     def kill() -> None:
-        children = multiprocessing.active_children()
+        children = process_tree(os.getpid())[1:]
         if children and outcome.worker_kills < kills:
-            with contextlib.suppress(ProcessLookupError, TypeError):
-                os.kill(rng.choice(children).pid, signal.SIGKILL)  # type: ignore[arg-type]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rng.choice(children), signal.SIGKILL)
                 outcome.worker_kills += 1
 
     return _repeating(kill, lambda: rng.uniform(0.5, 1.5) * every_seconds)

@@ -1,22 +1,34 @@
-"""One decode worker process as its supervising thread sees it: start, hand over a file, take the content, kill."""
+"""One decode worker process as its supervising thread sees it: start, hand over a file, take the content, kill.
+
+The process is started by `subprocess`, not by `multiprocessing`: that would run the caller's main module again in every
+worker, with all that it imports, or fail where it has no `if __name__ == "__main__"`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 
 import numpy as np
 
 from ..modality import Preparation
-from .worker import READY, Job, Reply, serve
+from .worker import READY, Job, Reply
 
-_SPAWN = multiprocessing.get_context("spawn")
-_SPAWN_LOCK = threading.Lock()  # multiprocessing's own tables are not made for several threads
+# argv: the parent's sys.path, the pipe's file descriptor, the parent's process id
+_CODE = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from model.run.worker import main
+main(int(sys.argv[2]), int(sys.argv[3]))
+"""
 _START_SECONDS = 60.0  # for a new worker process to import NumPy and the decoders on a busy machine
 _KILL_SECONDS = 10.0
 _MAX_REPLY_BYTES = 1 << 16
@@ -41,7 +53,7 @@ class WorkerProcess:
 
     def __init__(self, preparation: Preparation) -> None:
         self._preparation = preparation
-        self._process: BaseProcess | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()
         self._deadline = math.inf
@@ -50,21 +62,22 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Have a live process, ready for a job. Raises: WorkerStartError."""
-        if self._process is not None and self._process.is_alive() and not self._hung_up():
+        if self._process is not None and self._process.poll() is None and not self._hung_up():
             return
         self.stop()
         try:
-            ours, theirs = _SPAWN.Pipe()
+            ours, theirs = multiprocessing.Pipe()
             with theirs:
                 self._connection = ours
-                with _SPAWN_LOCK:
-                    process = _SPAWN.Process(target=serve, args=(theirs, self._preparation, os.getpid()), daemon=True)
-                    process.start()
-            self._process = process
+                arguments = json.dumps(sys.path), str(theirs.fileno()), str(os.getpid())
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _CODE, *arguments], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                )
             self._set_deadline(_START_SECONDS)
+            ours.send(self._preparation)
             ready = ours.recv_bytes(_MAX_REPLY_BYTES)
-        except (EOFError, OSError, RuntimeError) as error:  # RuntimeError: no more threads
-            cause = f"it ended at once ({self._end()})" if isinstance(error, EOFError) else str(error)
+        except (EOFError, OSError) as error:
+            cause = f"it ended at once ({self._end()})" if isinstance(error, EOFError | ConnectionError) else str(error)
             self.stop()
             raise WorkerStartError(f"no decode process can be started: {cause}") from error
         finally:
@@ -127,7 +140,8 @@ class WorkerProcess:
             connection.close()
         if process is not None:
             process.kill()
-            process.join(timeout=_KILL_SECONDS)  # longer only if the kernel holds it, on a dead disk say
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel holds it, on a dead disk say
+                process.wait(timeout=_KILL_SECONDS)
 
     def _set_deadline(self, seconds: float) -> None:
         with self._lock:
@@ -142,8 +156,9 @@ class WorkerProcess:
         """How the process ended."""
         if self._process is None:
             return "unknown"
-        self._process.join(timeout=5)
-        return f"exit code {self._process.exitcode}"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        return f"exit code {self._process.returncode}"
 
     def _died(self, seconds: float) -> WorkerDied:
         end = self._end()

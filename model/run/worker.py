@@ -77,6 +77,15 @@ class Reply:
         )
 
 
+def main(descriptor: int, parent: int) -> None:
+    """Of the worker process. descriptor: of its end of the pipe; the preparation comes first. parent: its process id.
+
+    sys.path is that of the parent.
+    """
+    with Connection(descriptor) as connection:
+        serve(connection, connection.recv(), parent)
+
+
 def serve(connection: Connection, preparation: Preparation, parent: int) -> None:
     """Answer jobs until the other end closes. parent: its process id."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides

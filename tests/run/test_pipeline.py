@@ -209,10 +209,10 @@ HEAVY = ("torch", "timm", "torchvision", "pandas", "datasets", "pyarrow", "safet
 
 
 def test_the_modules_of_a_decode_worker_are_light(repository: Path) -> None:
-    """What a spawned worker imports: script.py as its main module, the worker's own, and the decoders."""
+    """What a worker imports: its own module, the preparation, and the decoders."""
     code = f"""
 import sys
-import script, model.run.worker, model.video.prepare, model.video.reading_pyav, model.video.reading_decord
+import model.run.worker, model.video.prepare, model.video.reading_pyav, model.video.reading_decord
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -119,7 +118,7 @@ def test_a_worker_killed_between_two_clips_is_replaced(good_views):
         worker.start()
         assert worker._process is not None
         os.kill(worker._process.pid or 0, signal.SIGKILL)
-        worker._process.join()
+        worker._process.wait()
         worker.start()
         _, views = worker.run(clip("h264"), 0)
         np.testing.assert_array_equal(views, good_views)
@@ -224,24 +223,23 @@ def test_leaving_in_the_middle_stops_everything():
 def test_no_decode_process_can_be_started(monkeypatch):
     """Every row gets its reason, and soon."""
     monkeypatch.setattr(pool_module, "_START_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(process, "serve", _ends_at_once)
+    monkeypatch.setattr(process, "_CODE", "raise SystemExit(5)")
     decoded = decode([Row(str(number), clip("h264")) for number in range(9)])
     assert len(decoded) == 9
     assert all("no decode process can be started" in one.reason for one in decoded.values())
 
 
-def _ends_at_once(*_: object) -> None:
-    raise SystemExit(5)
-
-
-def _says_something_else(connection: Connection, *_: object) -> None:
-    connection.send_bytes(b"hello")
+_SAYS_SOMETHING_ELSE = """
+import sys
+from multiprocessing.connection import Connection
+Connection(int(sys.argv[2])).send_bytes(b"hello")
+"""
 
 
 def test_a_worker_that_begins_with_something_else_is_a_worker_not_had(monkeypatch):
     """The bug: an `assert` there ended the supervising thread, and with it every row."""
     monkeypatch.setattr(pool_module, "_START_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(process, "serve", _says_something_else)
+    monkeypatch.setattr(process, "_CODE", _SAYS_SOMETHING_ELSE)
     worker = process.WorkerProcess(CONFIG)
     with pytest.raises(process.WorkerStartError, match="began with b'hello'"):
         worker.start()
