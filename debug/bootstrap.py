@@ -1,14 +1,21 @@
 """How far a figure may move with other sources: bootstrap over sources, and paired tests between submissions.
 
 The competition's figure is a mean over sources, and the hidden sources are others than ours: so sources, not clips,
-are drawn again, generated and real ones apart.
+are drawn again, those of each class apart.
+
+A plain bootstrap of five sources that are all right says "1.000 to 1.000". So that an interval is honest at the edge
+too, each class gets one more source that is always wrong and one that is always right before the draws, as Agresti and
+Caffo (2000) do for proportions.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+
+MIN_SOURCES = 5  # of a class: fewer give no interval
 
 
 @dataclass(frozen=True)
@@ -37,22 +44,34 @@ def percentile_interval(draws: np.ndarray, *, confidence: float = 0.95) -> Inter
     return Interval(float(low), float(high))
 
 
-def balanced_accuracy_draws(
-    generated: np.ndarray, real: np.ndarray, *, num_draws: int = 2000, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Resampled means of per-source accuracies.
+def wilson_high(share: float, count: int) -> float:
+    """Upper end of Wilson's 95% interval (1927) of a share over `count` clips.
 
-    generated, real: accuracy per source, (G,) and (R,).
-    Returns: float (num_draws,) under `generated_accuracy`, `real_accuracy`, `balanced_accuracy`.
+    Example: 0 of 4 -> 0.49.
+    """
+    z = 1.959964
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    return centre + z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+
+
+def balanced_accuracy_draws(
+    generated: np.ndarray, genuine: np.ndarray, *, num_draws: int = 2000, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Resampled means of per-source accuracies, with the two sources more.
+
+    generated, genuine: accuracy per source, (G,) and (R,).
+    Returns: float (num_draws,) under `generated_accuracy`, `genuine_accuracy`, `balanced_accuracy`; NaN where there are
+        fewer than `MIN_SOURCES` sources.
     """
     rng = np.random.default_rng(seed)
     draws = {}
-    for name, accuracies in (("generated_accuracy", generated), ("real_accuracy", real)):
-        if len(accuracies):
-            draws[name] = draw_counts(rng, len(accuracies), num_draws) @ accuracies / len(accuracies)
-        else:
+    for name, accuracies in (("generated_accuracy", generated), ("genuine_accuracy", genuine)):
+        if len(accuracies) < MIN_SOURCES:
             draws[name] = np.full(num_draws, np.nan)
-    draws["balanced_accuracy"] = (draws["generated_accuracy"] + draws["real_accuracy"]) / 2
+            continue
+        padded = np.r_[accuracies, 0.0, 1.0]
+        draws[name] = draw_counts(rng, len(padded), num_draws) @ padded / len(padded)
+    draws["balanced_accuracy"] = (draws["generated_accuracy"] + draws["genuine_accuracy"]) / 2
     return draws
 
 
@@ -85,12 +104,32 @@ def roc_auc_draws(
     num_draws: int = 2000,
     seed: int = 0,
 ) -> np.ndarray:
-    """ROC AUC over redrawn sources, float (num_draws,); NaN where a class is absent."""
-    if not is_generated.any() or is_generated.all():
+    """ROC AUC over redrawn sources, with the two sources more, float (num_draws,).
+
+    NaN where a class has fewer than `MIN_SOURCES` sources.
+    """
+    counts = [len(np.unique(sources[rows].astype(str))) for rows in (is_generated, ~is_generated)]
+    if min(counts) < MIN_SOURCES:
         return np.full(num_draws, np.nan)
-    wins, generated_counts, real_counts = pairwise_wins(scores, is_generated, sources)
+    wins, generated_counts, real_counts = _pad(*pairwise_wins(scores, is_generated, sources))
     rng = np.random.default_rng(seed)
     generated = draw_counts(rng, len(generated_counts), num_draws)
     real = draw_counts(rng, len(real_counts), num_draws)
     right = np.einsum("bg,gr,br->b", generated, wins, real, optimize=True)
     return right / ((generated @ generated_counts) * (real @ real_counts))
+
+
+def _pad(
+    wins: np.ndarray, generated_counts: np.ndarray, real_counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`pairwise_wins` with two sources more in each class, of as many clips as one has on average.
+
+    One is ranked wrong against every clip of the other class, one right; where these two meet, pairs are ties.
+    """
+    more_generated, more_real = generated_counts.mean(), real_counts.mean()
+    padded = np.zeros((len(generated_counts) + 2, len(real_counts) + 2))
+    padded[:-2, :-2] = wins
+    padded[:-2, -1] = generated_counts * more_real
+    padded[-1, :-2] = more_generated * real_counts
+    padded[-2:, -2:] = np.array([[0.0, 0.5], [0.5, 1.0]]) * more_generated * more_real
+    return padded, np.r_[generated_counts, [more_generated] * 2], np.r_[real_counts, [more_real] * 2]

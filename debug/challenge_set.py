@@ -1,10 +1,11 @@
-"""Build the debug dataset: `python -m debug.challenge_set OUT [--layout parquet|videofolder|webdataset|saved|files]`.
+"""Build the debug dataset: `python -m debug.challenge_set OUT [--modality audio] [--layout parquet|files|...]`.
 
-About two dozen short clips: real footage (see footage.py) as shipped and re-encoded, rendered scenes (see scenes.py)
-as "generated", several codecs, containers and shapes, one damaged file that can be salvaged and two broken ones that
-cannot be read (source `broken`). The scores mean little: it shows that everything runs. OUT gets
+About two dozen short clips. Video: real footage as shipped and re-encoded, rendered scenes as "generated". Audio: real
+speech as "pristine", voices from a formant synthesiser as "generated". Several codecs, containers and shapes, a damaged
+file that can be salvaged and broken ones that cannot be read (source `broken`). The scores mean little: it shows that
+everything runs. OUT gets
 
-    data/           the dataset, split `test`, columns id and video, in one of the challenge's layouts
+    data/           the dataset, split `test`, columns id and video or audio, in one of the challenge's layouts
     solution.csv    id,pred,source,split
 
 The same versions of PyAV and PyArrow give the same bytes.
@@ -13,276 +14,45 @@ The same versions of PyAV and PyArrow give the same bytes.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
-import os
 import shutil
 import sys
-import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import av
-import numpy as np
-
-from debug.footage import FootageError, load_footage
-from debug.scenes import Scene, clouds, discs, plasma, shaky_noise
-from model.run.worker import leave_real_time
+from debug import audio_examples, video_examples
+from debug.layouts import LAYOUTS, Example, write_solution
+from debug.packaged import FOOTAGE, SPEECH, Package, PackageError, load_files
+from model.modality import MODALITIES
 
 CACHE_DIR = Path(__file__).resolve().parent.parent / ".cache" / "debug"
-BROKEN = "broken"  # the source name of clips that no decoder can read: they must fall back
-FRAMES_PER_SECOND = 24
-NUM_FRAMES = 24
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row. content: the video file's bytes; readable: whether any frame can be decoded."""
-
-    id: str
-    label: str
-    source: str
-    split: str
-    suffix: str
-    content: bytes
-    readable: bool = True
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How frames become a file. options: of the encoder."""
-
-    suffix: str
-    container: str
-    codec: str
-    pixels: str = "yuv420p"
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
-_X264 = {"preset": "veryfast", "x264-params": "mbtree=0"}  # with macroblock trees x264 gives other bytes every time
-ENCODINGS = {
-    "h264": Encoding(".mp4", "mp4", "libx264", options={**_X264, "crf": "20"}),
-    "h264-444": Encoding(".mkv", "matroska", "libx264", "yuv444p", {**_X264, "crf": "16"}),
-    "h264-low": Encoding(".mp4", "mp4", "libx264", options={**_X264, "crf": "36"}),
-    "hevc": Encoding(".mkv", "matroska", "libx265", options={"crf": "24", "x265-params": "log-level=none:pools=1"}),
-    "vp9": Encoding(".webm", "webm", "libvpx-vp9", options={"crf": "30", "deadline": "realtime", "cpu-used": "8"}),
-    "av1": Encoding(".mp4", "mp4", "libsvtav1", options={"preset": "11", "svtav1-params": "lp=1"}),
-    "av1-webm": Encoding(".webm", "webm", "libsvtav1", options={"preset": "11", "svtav1-params": "lp=1"}),
-    "mpeg4": Encoding(".avi", "avi", "mpeg4", options={"b": "800k"}),
-    "mpeg2": Encoding(".mpg", "mpeg", "mpeg2video", options={"b": "1500k"}),
-    "mjpeg": Encoding(".mov", "mov", "mjpeg", "yuvj420p", {"q": "4"}),
+# Modality -> the package with real recordings, and what makes examples of them (of an empty mapping: of stand-ins)
+BUILDERS: Mapping[str, tuple[Package, Callable[[Mapping[str, bytes]], list[Example]]]] = {
+    "video": (FOOTAGE, video_examples.build_examples),
+    "audio": (SPEECH, audio_examples.build_examples),
 }
-# Rendered clips: (scene, encoding, width, height, treatment).
-_RENDERED: tuple[tuple[Scene, str, int, int, str], ...] = (
-    (plasma, "h264", 320, 240, ""),
-    (plasma, "hevc", 480, 272, ""),
-    (plasma, "vp9", 320, 180, ""),
-    (plasma, "av1", 256, 256, ""),
-    (discs, "mpeg4", 320, 240, ""),
-    (discs, "mjpeg", 352, 288, ""),
-    (discs, "h264", 240, 426, ""),
-    (discs, "h264-low", 320, 240, "grey"),
-    (clouds, "av1-webm", 320, 180, ""),
-    (clouds, "h264", 320, 240, "letterbox"),
-    (clouds, "mpeg2", 352, 288, ""),
-    (clouds, "h264-444", 160, 120, ""),
-)
-# Re-encoded footage: (clip, encoding, treatment).
-_REENCODED: tuple[tuple[str, str, str], ...] = (
-    ("bikes", "hevc", ""),
-    ("bikes", "vp9", "grey"),
-    ("bikes", "mpeg4", ""),
-    ("bikes", "h264-low", "letterbox"),
-    ("carphone_pristine", "av1", ""),
-    ("carphone_pristine", "mjpeg", ""),
-    ("carphone_pristine", "h264-444", ""),
-    ("bigbuckbunny", "av1-webm", ""),
-)
-
-
-def build_examples(footage: Mapping[str, bytes]) -> list[Example]:
-    """Every clip of the debug dataset. Without footage rendered noise stands in for it, so that both labels occur."""
-    examples = list(_build_real(footage)) if footage else list(_build_stand_ins())
-    for number, (scene, encoding, width, height, treatment) in enumerate(_RENDERED):
-        frames = _treat(scene(NUM_FRAMES, height, width, number), treatment)
-        name = "-".join(filter(None, [scene.__name__, encoding, f"{width}x{height}", treatment]))
-        split = "public" if scene in (plasma, discs) else "private"
-        examples.append(_example(name, "generated", f"rendered {scene.__name__}", split, encoding, frames))
-    whole = encode_frames(plasma(NUM_FRAMES, 240, 320, 99), ENCODINGS["h264"], fragmented=True)
-    examples.append(
-        Example("damaged-salvageable", "generated", "rendered plasma", "public", ".mp4", whole[: len(whole) * 3 // 4])
-    )
-    unfinished = encode_frames(discs(NUM_FRAMES, 240, 320, 98), ENCODINGS["h264"])  # its index comes last, and is cut
-    garbage = np.random.default_rng(0).bytes(5000)
-    for name, content in (("broken-truncated", unfinished[: len(unfinished) // 2]), ("broken-garbage", garbage)):
-        examples.append(Example(name, "real", BROKEN, "public", ".mp4", content, readable=False))
-    return sorted(examples, key=lambda example: example.id)
-
-
-def _build_real(footage: Mapping[str, bytes]) -> Iterator[Example]:
-    for name, content in footage.items():
-        split = "private" if name == "bigbuckbunny" else "public"
-        yield Example(f"{name}-as-shipped", "real", _source_of(name), split, ".mp4", content)
-    frames = {name: decode_frames(footage[name], NUM_FRAMES) for name in sorted({clip for clip, *_ in _REENCODED})}
-    for clip, encoding, treatment in _REENCODED:
-        name = "-".join(filter(None, [clip, encoding, treatment]))
-        split = "private" if clip == "bigbuckbunny" else "public"
-        yield _example(name, "real", _source_of(clip), split, encoding, _treat(frames[clip], treatment))
-
-
-def _source_of(clip: str) -> str:
-    return "footage " + clip.split("_")[0]
-
-
-def _build_stand_ins() -> Iterator[Example]:
-    for number, encoding in enumerate(("h264", "hevc", "vp9", "mpeg4", "mjpeg", "av1")):
-        frames = shaky_noise(NUM_FRAMES, 240, 320, number)
-        split = "public" if number % 2 == 0 else "private"
-        yield _example(f"stand-in-{encoding}", "real", f"stand-in {split}", split, encoding, frames)
-
-
-def _example(name: str, label: str, source: str, split: str, encoding: str, frames_thwc: np.ndarray) -> Example:
-    chosen = ENCODINGS[encoding]
-    return Example(name, label, source, split, chosen.suffix, encode_frames(frames_thwc, chosen))
-
-
-def _treat(frames_thwc: np.ndarray, treatment: str) -> np.ndarray:
-    """`grey`: no colour; `letterbox`: black bars over an eighth at top and bottom; empty: as it is."""
-    if treatment == "grey":
-        return np.repeat(frames_thwc.mean(axis=-1, keepdims=True).astype(np.uint8), 3, axis=-1)
-    if treatment == "letterbox":
-        bar = frames_thwc.shape[1] // 8
-        frames_thwc = frames_thwc.copy()
-        frames_thwc[:, :bar] = frames_thwc[:, -bar:] = 0
-    return frames_thwc
-
-
-def encode_frames(frames_thwc: np.ndarray, encoding: Encoding, *, fragmented: bool = False) -> bytes:
-    """uint8 RGB frames (T, H, W, 3), even sides, to a video file in memory. fragmented: an MP4 without one index."""
-    os.environ.setdefault("SVT_LOG", "0")  # the AV1 encoder is chatty
-    buffer = io.BytesIO()
-    options = {"fflags": "+bitexact"}
-    if fragmented:
-        options["movflags"] = "frag_keyframe+empty_moov"
-    with av.open(buffer, "w", format=encoding.container, options=options) as container:
-        stream = container.add_stream(encoding.codec, rate=FRAMES_PER_SECOND, options=dict(encoding.options))
-        stream.height, stream.width = frames_thwc.shape[1:3]
-        stream.pix_fmt = encoding.pixels
-        stream.codec_context.gop_size = 12
-        stream.codec_context.thread_count = 1
-        for index, pixels in enumerate(frames_thwc):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, FRAMES_PER_SECOND)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    leave_real_time()
-    return buffer.getvalue()
-
-
-def decode_frames(content: bytes, num_frames: int) -> np.ndarray:
-    """The first frames, uint8 RGB (T, H, W, 3), sides cut to even numbers."""
-    frames = []
-    with av.open(io.BytesIO(content)) as container:
-        for frame in container.decode(video=0):
-            frames.append(frame.to_ndarray(format="rgb24")[: frame.height // 2 * 2, : frame.width // 2 * 2])
-            if len(frames) == num_frames:
-                break
-    return np.stack(frames)
-
-
-def write_parquet(examples: Sequence[Example], folder: Path) -> None:
-    """Two shards of split `test`, as `datasets` writes them: id, and video as a struct of bytes and path."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    features = {"id": {"dtype": "string", "_type": "Value"}, "video": {"_type": "Video"}}
-    video = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-    schema = pa.schema(
-        [pa.field("id", pa.string()), pa.field("video", video)],
-        metadata={"huggingface": json.dumps({"info": {"features": features}})},
-    )
-    half = (len(examples) + 1) // 2
-    for shard, part in enumerate((examples[:half], examples[half:])):
-        rows = [{"id": x.id, "video": {"bytes": x.content, "path": x.id + x.suffix}} for x in part]
-        path = folder / "data" / f"test-{shard:05d}-of-00002.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=4)
-
-
-def write_video_folder(examples: Sequence[Example], folder: Path) -> None:
-    """test/<id>.<suffix> and test/metadata.csv (file_name, id)."""
-    write_files(examples, folder / "test")
-    with (folder / "test" / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("file_name", "id"), *((x.id + x.suffix, x.id) for x in examples)])
-
-
-def write_webdataset(examples: Sequence[Example], folder: Path) -> None:
-    """Two tars of <id>.mp4; the id is `__key__`. All are named .mp4: `datasets` makes one column per suffix."""
-    folder.mkdir(parents=True, exist_ok=True)
-    half = (len(examples) + 1) // 2
-    for shard, part in enumerate((examples[:half], examples[half:])):
-        with tarfile.open(folder / f"test-{shard:05d}.tar", "w") as archive:
-            for example in part:
-                member = tarfile.TarInfo(f"{example.id}.mp4")
-                member.size = len(example.content)
-                archive.addfile(member, io.BytesIO(example.content))
-
-
-def write_saved(examples: Sequence[Example], folder: Path) -> None:
-    """What `Dataset.save_to_disk` writes."""
-    from datasets import Dataset, Features, Value, Video
-
-    columns = {
-        "id": [x.id for x in examples],
-        "video": [{"bytes": x.content, "path": x.id + x.suffix} for x in examples],
-    }
-    Dataset.from_dict(columns, features=Features({"id": Value("string"), "video": Video()})).save_to_disk(str(folder))
-
-
-def write_files(examples: Sequence[Example], folder: Path) -> None:
-    """Video files and nothing else; script.py's ids are then the file names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for example in examples:
-        (folder / (example.id + example.suffix)).write_bytes(example.content)
-
-
-LAYOUTS: dict[str, Callable[[Sequence[Example], Path], None]] = {
-    "parquet": write_parquet,
-    "videofolder": write_video_folder,
-    "webdataset": write_webdataset,
-    "saved": write_saved,
-    "files": write_files,
-}
-
-
-def write_solution(examples: Sequence[Example], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = ((x.id, x.label, x.source, x.split) for x in examples)
-        csv.writer(file).writerows([("id", "pred", "source", "split"), *rows])
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to make; its data/ and solution.csv are replaced")
+    parser.add_argument("--modality", choices=MODALITIES, default="video", help="default: %(default)s")
     parser.add_argument("--layout", choices=LAYOUTS, default="parquet", help="default: %(default)s")
     parser.add_argument(
-        "--cache", type=Path, default=CACHE_DIR, help="where fetched footage is kept; default: %(default)s"
+        "--cache", type=Path, default=CACHE_DIR, help="where fetched recordings are kept; default: %(default)s"
     )
-    parser.add_argument("--no-footage", action="store_true", help="fetch nothing: rendered clips alone")
+    parser.add_argument("--no-recordings", action="store_true", help="fetch nothing: stand-ins for real recordings")
     options = parser.parse_args(arguments)
-    footage: dict[str, bytes] = {}
-    if not options.no_footage:
+    package, build_examples = BUILDERS[options.modality]
+    recordings: dict[str, bytes] = {}
+    if not options.no_recordings:
         try:
-            footage = load_footage(options.cache)
-        except FootageError as error:
-            print(f"warning: no real footage, rendered clips stand in: {error}", file=sys.stderr)
-    examples = build_examples(footage)
+            recordings = load_files(package, options.cache)
+        except PackageError as error:
+            print(f"warning: no real recordings, stand-ins take their place: {error}", file=sys.stderr)
+    examples = build_examples(recordings)
     shutil.rmtree(options.out / "data", ignore_errors=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    LAYOUTS[options.layout](examples, options.out / "data")
+    LAYOUTS[options.layout](examples, options.out / "data", MODALITIES[options.modality])
     write_solution(examples, options.out / "solution.csv")
     size = sum(len(example.content) for example in examples) / 1e6
     unreadable = sum(not example.readable for example in examples)

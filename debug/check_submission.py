@@ -8,7 +8,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-COLUMNS = ["id", "pred", "score"]
+# Modality -> the columns that its challenge allows, and its label that is not "generated". As in model.modality, which
+# needs NumPy.
+COLUMNS = {
+    "video": (["id", "pred", "score"], ["id", "pred", "score", "time"]),
+    "audio": (["id", "pred", "score", "time"],),
+}
+GENUINE = {"video": "real", "audio": "pristine"}
 BROKEN = "broken"  # the source of clips in the debug dataset that nothing can read
 _MAX_NAMED = 5
 
@@ -24,14 +30,19 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def check_result(submission: Path, solution: list[dict[str, str]] | None) -> list[Check]:
+def find_modality(solution: list[dict[str, str]]) -> str:
+    """`audio` if a solution has the label of that challenge, else `video`."""
+    return "audio" if any(row["pred"] == GENUINE["audio"] for row in solution) else "video"
+
+
+def check_result(submission: Path, solution: list[dict[str, str]] | None, modality: str = "video") -> list[Check]:
     """Columns, cells, ids against the solution, rows that fell back: broken clips must, and no others may."""
     rows = read_rows(submission)
     columns = list(rows[0]) if rows else []
-    checks = [Check(columns in (COLUMNS, [*COLUMNS, "time"]), f"columns: {','.join(columns) or 'no rows'}")]
+    checks = [Check(columns in COLUMNS[modality], f"columns: {','.join(columns) or 'no rows'}")]
     if not checks[0].passed:
         return checks
-    odd = [row["id"] for row in rows if not _is_valid(row)]
+    odd = [row["id"] for row in rows if not _is_valid(row, GENUINE[modality])]
     checks.append(
         Check(not odd, _list("rows with a valid pred, and a score whose sign agrees or none", len(rows), odd))
     )
@@ -54,8 +65,8 @@ def check_result(submission: Path, solution: list[dict[str, str]] | None) -> lis
     return checks
 
 
-def _is_valid(row: dict[str, str]) -> bool:
-    if row["pred"] not in ("generated", "real"):
+def _is_valid(row: dict[str, str], genuine: str) -> bool:
+    if row["pred"] not in ("generated", genuine):
         return False
     if not row["score"]:
         return True

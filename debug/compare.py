@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from debug.bootstrap import Interval, draw_counts, pairwise_wins, percentile_interval
-from debug.metric import LABELS, MetricError, join_submission, load_csv, measure_split, select_split
+from debug.metric import MetricError, class_labels, join_submission, load_csv, measure_split, select_split
 
 ALPHA = 0.05
 
@@ -62,9 +62,9 @@ def difference_draws(table: pd.DataFrame, *, num_draws: int, seed: int) -> np.nd
     """Bootstrap over sources of the difference in balanced accuracy, float (num_draws,)."""
     rng = np.random.default_rng(seed)
     total = np.zeros(num_draws)
-    for label in LABELS:
+    for label in class_labels(table["label"]):
         differences = _differences(table, label)
-        total += draw_counts(rng, len(differences), num_draws) @ differences / len(differences) / len(LABELS)
+        total += draw_counts(rng, len(differences), num_draws) @ differences / len(differences) / 2
     return total
 
 
@@ -73,8 +73,8 @@ def permutation_p_value(table: pd.DataFrame, *, num_draws: int, seed: int) -> fl
 
     All swaps are tried where they are fewer than `num_draws`. Sources without a difference cannot matter.
     """
-    parts = [_differences(table, label) / len(_differences(table, label)) / len(LABELS) for label in LABELS]
-    weights = np.concatenate(parts)
+    parts = [_differences(table, label) for label in class_labels(table["label"])]
+    weights = np.concatenate([part / len(part) / 2 for part in parts])
     observed = abs(weights.sum())
     weights = weights[weights != 0]
     if not len(weights):
@@ -153,7 +153,7 @@ def compare(
         raise MetricError(f"{len(submissions)} submission to compare; give two or more")
     rows = {name: select_split(join_submission(solution, frame), split) for name, frame in submissions.items()}
     first = next(iter(rows.values()))
-    absent = set(LABELS) - set(first["label"])
+    absent = set(class_labels(solution["pred"])) - set(first["label"])
     if absent:
         raise MetricError(f"split {split!r} has no {sorted(absent)[0]} clips")
     pairs = list(combinations(rows, 2))
@@ -222,14 +222,15 @@ def format_side_by_side(
     solution: pd.DataFrame, submissions: Mapping[str, pd.DataFrame], *, split: str = "private"
 ) -> str:
     """The metric of each submission, one line each, best first."""
-    lines = [f"{'balanced':>9} {'generated':>9} {'real':>7} {'AUC':>7} {'Cllr':>7} {'no score':>8}  submission"]
+    genuine = class_labels(solution["pred"])[1]
+    lines = [f"{'balanced':>9} {'generated':>9} {genuine:>8} {'AUC':>7} {'Cllr':>7} {'no score':>8}  submission"]
     measured = {
         name: measure_split(select_split(join_submission(solution, frame), split), split, num_draws=0)
         for name, frame in submissions.items()
     }
     for name, m in sorted(measured.items(), key=lambda item: -item[1].balanced_accuracy):
         lines.append(
-            f"{m.balanced_accuracy:>9.4f} {m.generated_accuracy:>9.4f} {m.real_accuracy:>7.4f} {m.roc_auc:>7.4f}"
+            f"{m.balanced_accuracy:>9.4f} {m.generated_accuracy:>9.4f} {m.genuine_accuracy:>8.4f} {m.roc_auc:>7.4f}"
             f" {m.cllr:>7.4f} {m.fail_rate:>8.1%}  {name}"
         )
     return "\n".join(lines)

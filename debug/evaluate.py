@@ -1,7 +1,7 @@
 """Run the evaluation on this machine, step by step as the organisers do: `python -m debug.evaluate`.
 
 1. An environment from requirements.txt alone, or by `--environment default` from the organisers' default list.
-2. The dataset in place: the small debug dataset, or your own by --data-dir (and --solution).
+2. The dataset in place: the small debug dataset (of speech by --modality audio), or your own by --data-dir.
 3. A clean copy of the repository: only what git tracks at HEAD, as the hub delivers it.
 4. `python script.py` there, under the sandbox's system-call filter, with a time limit that kills.
 5. The metric against solution.csv, and what can be checked of the file: columns, every id once, which rows fell back.
@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from debug.check_submission import check_result, read_rows
+from debug.check_submission import GENUINE, check_result, find_modality, read_rows
 from debug.environment import ENVIRONMENTS, BuildError, get_interpreter, get_pyseccomp
 from debug.sandbox import SandboxError, run_sandboxed
 
@@ -50,7 +50,8 @@ def step(number: int, title: str) -> Iterator[None]:
 def build_debug_dataset(interpreter: Path, out: Path, options: argparse.Namespace) -> tuple[Path, Path]:
     """(data folder, solution.csv), built by the evaluated environment: it has PyAV, NumPy and PyArrow."""
     command = [str(interpreter), "-m", "debug.challenge_set", str(out / "dataset"), "--layout", options.layout]
-    command += ["--cache", str(options.cache), *(["--no-footage"] if options.no_footage else [])]
+    command += ["--modality", options.modality or "video", "--cache", str(options.cache)]
+    command += ["--no-recordings"] if options.no_recordings else []
     result = subprocess.run(command, cwd=ROOT, env=clean_environment(interpreter), check=False)
     if result.returncode != 0:
         raise StepError(f"the debug dataset could not be built (exit code {result.returncode}; see above)")
@@ -187,7 +188,9 @@ def evaluate(options: argparse.Namespace) -> int:
         if solution is not None:
             print_metric(interpreter, solution, submission, out)
     ended = "killed at the time limit" if process.timed_out else f"exit code {process.returncode}"
-    checks = check_result(submission, read_rows(solution) if solution else None)
+    rows = read_rows(solution) if solution else None
+    modality = options.modality or find_modality(rows or [])
+    checks = check_result(submission, rows, modality)
     print(f"{'ok  ' if process.returncode == 0 else 'FAIL'}  script.py: {ended} after {seconds:.1f} s")
     for check in checks:
         print(f"{'ok  ' if check.passed else 'FAIL'}  {check.text}")
@@ -210,7 +213,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--solution", type=Path, metavar="CSV", help="id,pred,source,split for --data-dir")
     parser.add_argument("--layout", default="parquet", help="see debug.challenge_set; default: parquet")
-    parser.add_argument("--no-footage", action="store_true", help="debug dataset from rendered clips alone, no network")
+    parser.add_argument(
+        "--modality", choices=GENUINE, help="of the debug dataset (default: video), or of --data-dir without --solution"
+    )
+    parser.add_argument("--no-recordings", action="store_true", help="debug dataset without fetched recordings")
     parser.add_argument(
         "--place", choices=("auto", "tmp-data", "variable"), default="auto",
         help="where script.py finds it: /tmp/data, DATASET_PATH, or (default) /tmp/data unless something is there",

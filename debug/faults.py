@@ -29,12 +29,14 @@ from pathlib import Path
 
 import numpy as np
 
-from debug.challenge_set import build_examples, write_parquet
 from debug.kills import ROOT, STAGES, KillOutcome, kill_runs, read_scores
+from debug.layouts import write_two_shards
 from debug.mutations import mutate
 from debug.processes import process_tree
 from debug.toy_clips import FAMILIES, clip
+from debug.video_examples import build_examples
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig
+from model.modality import VIDEO
 from model.rows.dataset import ClipDataset, Row
 from model.rows.submission import ResultFile
 from model.run.pipeline import RunStats, Scored, run
@@ -243,7 +245,7 @@ def kill_scripts(
     examples = [example for example in examples if example.readable][:clips] + [
         example for example in examples if not example.readable
     ]
-    write_parquet(examples, folder / "dataset")
+    write_two_shards(examples, folder / "dataset", VIDEO)
     command = (sys.executable, ROOT / "script.py", "--device", "cpu", "--dataset", folder / "dataset", "--output")
     ids = {example.id for example in examples}
     return kill_runs(lambda output: (*command, output), ids, folder, kills=kills, seed=seed, stages=stages)

@@ -1,9 +1,9 @@
 """Labelled clips -> a dataset in the challenge's shape: `python -m debug.labelled CLIPS OUT`.
 
 CLIPS holds manifest.csv (file, label, source, and if known family, operation, severity, original) or the folders
-real/<source>/… and generated/<source>/…. OUT gets
+real/<source>/… and generated/<source>/… (of speech: pristine/<source>/…). OUT gets
 
-    dataset/data/test-00000-of-00002.parquet   id, video: what script.py reads (--dataset OUT/dataset)
+    dataset/data/test-00000-of-00002.parquet   id, video or audio: what script.py reads (--dataset OUT/dataset)
     solution.csv                               id,pred,source,split: anonymised sources, public/private by source
     key.csv                                    private: which clip and source an id is, and the container's numbers
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import json
 import math
 import random
 import shutil
@@ -24,31 +23,18 @@ from itertools import zip_longest
 from pathlib import Path
 
 import av
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from model.training.clips import LABELS, LabelledDataError, Record, load_records
+from debug.layouts import MediaFile, write_parquet
+from model.modality import AUDIO, Modality
+from model.training.clips import LabelledDataError, Record, find_modality, labels_of, load_records
 
 SOLUTION_COLUMNS = ("id", "pred", "source", "split")
 KEY_COLUMNS = (
     "id", "file", "label", "source", "family", "anonymous", "split", "operation", "severity", "original",
-    "width", "height", "fps", "codec", "duration_seconds", "num_bytes",
+    "width", "height", "fps", "sampling_rate", "channels", "codec", "duration_seconds", "num_bytes",
 )  # fmt: skip
 _VARIANT_COLUMNS = ("operation", "severity", "original")  # debug.postprocess writes them into its manifest
-_ROW_GROUP_BYTES = 32 << 20  # rows held in memory before they are written
-_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string()),
-        pa.field("video", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
-    ],
-    # what `datasets` writes and reads back as the feature types
-    metadata={
-        "huggingface": json.dumps(
-            {"info": {"features": {"id": {"dtype": "string", "_type": "Value"}, "video": {"_type": "Video"}}}}
-        )
-    },
-)
 
 
 @dataclass(frozen=True)
@@ -71,7 +57,7 @@ def build_ids(records: Sequence[Record], *, seed: int) -> list[str]:
 def anonymise_sources(records: Sequence[Record], *, seed: int) -> dict[tuple[str, str], str]:
     """(label, source) -> `generated-07`, numbered in a seeded order that tells nothing of the name."""
     names: dict[tuple[str, str], str] = {}
-    for label in LABELS:
+    for label in labels_of(records):
         sources = sorted({record.source for record in records if record.label == label})
         random.Random(f"{seed}:{label}").shuffle(sources)
         digits = max(2, len(str(len(sources))))
@@ -82,7 +68,7 @@ def anonymise_sources(records: Sequence[Record], *, seed: int) -> dict[tuple[str
 def assign_splits(records: Sequence[Record], *, public_share: float, seed: int) -> dict[tuple[str, str], str]:
     """(label, source) -> `public` or `private`; a class with two or more sources has some in each."""
     splits = {}
-    for label in LABELS:
+    for label in labels_of(records):
         sources = sorted({record.source for record in records if record.label == label})
         random.Random(f"{seed}:split:{label}").shuffle(sources)
         num_public = round(public_share * len(sources))
@@ -108,7 +94,7 @@ def select_records(records: Sequence[Record], *, limit: int | None, sources: Seq
     if limit < 1:
         raise LabelledDataError(f"limit is {limit}; it must be at least 1")
     queues: list[list[Record]] = []
-    for label in LABELS:
+    for label in labels_of(records):
         groups: dict[str, list[Record]] = {}
         for record in wanted:
             if record.label == label:
@@ -152,62 +138,42 @@ def load_variants(clips: Path) -> dict[str, dict[str, str]]:
         }
 
 
-def probe_video(path: Path) -> dict[str, object]:
-    """What the container says: width, height, fps, codec, duration_seconds; empty if it cannot be opened.
+def probe(path: Path, modality: Modality) -> dict[str, object]:
+    """What the container says; empty if it cannot be opened.
 
+    Of both modalities codec, duration_seconds; of video width, height, fps; of sound sampling_rate, channels.
     For reports on confounding only. The detector never sees these numbers.
     """
     try:
         with av.open(str(path), mode="r", metadata_errors="ignore") as container:
-            if not container.streams.video:
+            streams = container.streams.audio if modality == AUDIO else container.streams.video
+            if not streams:
                 return {}
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or 0)
+            stream = streams[0]
             seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else math.nan
             if not stream.duration and container.duration:
                 seconds = container.duration / av.time_base
             context = stream.codec_context
-            return {
-                "width": context.width,
-                "height": context.height,
-                "fps": round(rate, 3) if rate else "",
+            told: dict[str, object] = {
                 "codec": context.name,
                 "duration_seconds": round(seconds, 3) if math.isfinite(seconds) else "",
             }
+            if modality == AUDIO:
+                return told | {"sampling_rate": context.sample_rate, "channels": context.channels}
+            rate = float(stream.average_rate or 0)
+            return told | {"width": context.width, "height": context.height, "fps": round(rate, 3) if rate else ""}
     except (av.FFmpegError, OSError, ValueError):
         return {}
 
 
-def write_shards(rows: Sequence[LabelledRow], folder: Path, *, shard_bytes: int) -> int:
-    """Write the parquet files; memory holds one row group, whatever the dataset's size.
-
-    Returns: number of shards.
-    """
-    folder.mkdir(parents=True)
-    parts: list[Path] = []
-    writer: pq.ParquetWriter | None = None
-    group: list[dict[str, object]] = []
-    group_bytes = written = 0
+def media_files(rows: Sequence[LabelledRow]) -> Iterator[MediaFile]:
+    """What the dataset holds, read file by file: the clip's own name is not told."""
     for row in tqdm(rows, desc="dataset", unit="clip"):
-        video = row.record.path.read_bytes()
-        group.append({"id": row.id, "video": {"bytes": video, "path": f"{row.id}{row.record.path.suffix.lower()}"}})
-        group_bytes += len(video)
-        if group_bytes >= _ROW_GROUP_BYTES or row is rows[-1]:
-            if writer is None:
-                parts.append(folder / f"part-{len(parts):05d}.partial")
-                writer = pq.ParquetWriter(parts[-1], _SCHEMA, compression="none")  # videos do not shrink
-            writer.write_table(pa.Table.from_pylist(group, schema=_SCHEMA))
-            written += group_bytes
-            group, group_bytes = [], 0
-            if written >= shard_bytes or row is rows[-1]:
-                writer.close()
-                writer, written = None, 0
-    for index, part in enumerate(parts):
-        part.rename(folder / f"test-{index:05d}-of-{len(parts):05d}.parquet")
-    return len(parts)
+        path = row.record.path
+        yield MediaFile(row.id, f"{row.id}{path.suffix.lower()}", path.read_bytes())
 
 
-def write_tables(rows: Sequence[LabelledRow], out: Path) -> None:
+def write_tables(rows: Sequence[LabelledRow], out: Path, modality: Modality) -> None:
     """solution.csv for the metric, key.csv for the owner."""
     solution, key = [], []
     for row in rows:
@@ -215,7 +181,7 @@ def write_tables(rows: Sequence[LabelledRow], out: Path) -> None:
         solution.append({"id": row.id, "pred": record.label, "source": row.anonymous, "split": row.split})
         named = {"id": row.id, "file": record.file, "label": record.label, "source": record.source}
         placed = {"family": record.family, "anonymous": row.anonymous, "split": row.split}
-        key.append({**named, **placed, **row.variant, **probe_video(record.path), "num_bytes": record.num_bytes})
+        key.append({**named, **placed, **row.variant, **probe(record.path, modality), "num_bytes": record.num_bytes})
     for name, columns, table in (("solution.csv", SOLUTION_COLUMNS, solution), ("key.csv", KEY_COLUMNS, key)):
         partial = out / f".{name}.partial"
         with partial.open("w", newline="", encoding="utf-8") as file:
@@ -242,15 +208,16 @@ def build_dataset(
     """
     if not 0 <= public_share <= 1:
         raise LabelledDataError(f"public share is {public_share}; it must be between 0 and 1")
-    records = select_records(load_records(clips), limit=limit, sources=sources, seed=seed)
+    modality = find_modality(clips)
+    records = select_records(load_records(clips, modality), limit=limit, sources=sources, seed=seed)
     rows = build_rows(records, load_variants(clips), public_share=public_share, seed=seed)
     if (out / "dataset").exists():
         if not force:
             raise LabelledDataError(f"{out / 'dataset'} exists; pass --force to replace it, or name another folder")
         (out / "solution.csv").unlink(missing_ok=True)
         shutil.rmtree(out / "dataset")
-    write_shards(rows, out / "dataset" / "data", shard_bytes=shard_bytes)
-    write_tables(rows, out)
+    write_parquet(media_files(rows), out / "dataset" / "data", modality, shard_bytes=shard_bytes)
+    write_tables(rows, out, modality)
     return rows
 
 

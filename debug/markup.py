@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness, and by lightness in grey print.
 BLUE, ORANGE, SKY, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#6b6b6b"
-CLASS_COLOURS = {"generated": VERMILION, "real": BLUE}
-CLASS_HATCHES = {"generated": "///", "real": ""}
+CLASS_COLOURS = {"generated": VERMILION, "real": BLUE, "pristine": BLUE}
+CLASS_HATCHES = {"generated": "///", "real": "", "pristine": ""}
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -43,7 +43,17 @@ a { color: #005a8f; }
 figure { margin: 0; break-inside: avoid; }
 figure > img { width: 100%; max-width: 36rem; height: auto; display: block; }
 figcaption { font-size: .9rem; color: #444; max-width: 36rem; }
-.scroll { overflow-x: auto; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 0 1.5rem;
+  align-items: start; }
+.columns > div { min-width: 0; }
+.terms { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: .6rem 1.5rem; }
+dt { font-weight: 600; } dd { margin: 0; }
+/* a shadow at the edge beyond which there is more */
+.scroll { overflow-x: auto; padding-bottom: .2rem; background:
+  linear-gradient(to right, #fff 30%, transparent) 0 0 / 2rem 100% no-repeat local,
+  linear-gradient(to left, #fff 30%, transparent) 100% 0 / 2rem 100% no-repeat local,
+  linear-gradient(to right, #0004, transparent) 0 0 / .7rem 100% no-repeat scroll,
+  linear-gradient(to left, #0004, transparent) 100% 0 / .7rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 .caption { color: #444; font-size: .9rem; margin: .8rem 0 0; }
 th, td { padding: .2rem .6rem .2rem 0; text-align: left; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
@@ -127,6 +137,21 @@ def box(kind: str, title: str, text: str) -> str:
 
 def folded(summary: str, content: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def figures(parts: Iterable[str]) -> str:
+    """Drawings beside each other, as many as there is room for."""
+    return f'<div class="figures">{"".join(parts)}</div>'
+
+
+def side_by_side(left: str, right: str) -> str:
+    """Two parts beside each other on a wide screen, below each other on a narrow one."""
+    return f'<div class="columns"><div>{left}</div><div>{right}</div></div>'
+
+
+def definitions(terms: Mapping[str, str]) -> str:
+    listed = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>" for term, text in terms.items())
+    return f'<dl class="terms">{listed}</dl>'
 
 
 def paragraph(text: str) -> str:

@@ -2,7 +2,8 @@
 
 Definitions follow the organisers' published metric (stresearch/safe-video-2025, metric.py): accuracy of `pred` for
 every (true label, source) pair, the plain mean over sources per class, balanced accuracy as the mean of the two
-classes. There "private" is every row, public ones included; "private only" is ours. On top: ROC AUC over the rows
+classes. The class that is not generated is `real` for video and `pristine` for speech. There "private" is every row,
+public ones included; "private only" is ours. On top: ROC AUC over the rows
 with a score, Cllr, the best threshold and bootstrap intervals over sources.
 """
 
@@ -11,16 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from debug.bootstrap import Interval, balanced_accuracy_draws, percentile_interval, roc_auc_draws
+from debug.bootstrap import MIN_SOURCES, Interval, balanced_accuracy_draws, percentile_interval, roc_auc_draws
 from debug.calibration import BestThreshold, best_threshold, cllr, min_cllr, source_weights
+from model.modality import GENERATED, MODALITIES
 
-LABELS = ("generated", "real")
+GENUINE_LABELS = tuple(modality.genuine for modality in MODALITIES.values())
 SOLUTION_COLUMNS = ("id", "pred", "source", "split")
 SPLITS = ("public", "private", "private only")
 
@@ -37,7 +40,7 @@ class SplitMetrics:
     num_rows: int
     balanced_accuracy: float
     generated_accuracy: float
-    real_accuracy: float
+    genuine_accuracy: float  # of real or pristine clips
     roc_auc: float  # over rows with a score; ties count half
     fail_rate: float  # share of rows without a score
     total_time: float  # seconds, sum of `time`; NaN without that column
@@ -51,10 +54,11 @@ class SplitMetrics:
 class Metrics:
     """All splits, the accuracy per source, and what was odd about the file."""
 
+    labels: tuple[str, str]
     splits: dict[str, SplitMetrics]
     sources: pd.DataFrame  # label, source, split, num_clips, accuracy; worst first
     num_missing: int  # rows of the solution that the submission lacks
-    num_invalid: int  # rows whose pred is neither "generated" nor "real"
+    num_invalid: int  # rows whose pred is neither of the two labels
     num_extra: int  # rows of the submission that the solution lacks: ignored
 
     @property
@@ -88,6 +92,17 @@ def load_csv(path: Path) -> pd.DataFrame:
         raise MetricError(f"{path}: cannot be read as CSV: {error}") from error
 
 
+def class_labels(labels: Iterable[object]) -> tuple[str, str]:
+    """("generated", "real") or ("generated", "pristine"), by which of the latter occurs. Raises: MetricError."""
+    given = set(map(str, labels))
+    genuine = [label for label in GENUINE_LABELS if label in given] or [GENUINE_LABELS[0]]
+    unknown = sorted(given - {GENERATED, genuine[0]})
+    if unknown:
+        expected = " or ".join(f"generated and {label}" for label in GENUINE_LABELS)
+        raise MetricError(f"true label {unknown[0]!r}; expected {expected}")
+    return GENERATED, genuine[0]
+
+
 def join_submission(solution: pd.DataFrame, submission: pd.DataFrame) -> pd.DataFrame:
     """One row per solution row, in its order.
 
@@ -101,9 +116,7 @@ def join_submission(solution: pd.DataFrame, submission: pd.DataFrame) -> pd.Data
         repeated = frame["id"][frame["id"].duplicated()].astype(str).unique()
         if len(repeated):
             raise MetricError(f"{name}: {len(repeated)} ids appear more than once, such as {repeated[0]!r}")
-    unknown = sorted(set(solution["pred"].astype(str)) - set(LABELS))
-    if unknown:
-        raise MetricError(f"solution: true label {unknown[0]!r}; expected one of {', '.join(LABELS)}")
+    class_labels(solution["pred"])
     rows = solution.loc[:, list(SOLUTION_COLUMNS)].rename(columns={"pred": "label"}).reset_index(drop=True)
     rows["id"] = rows["id"].astype(str)
     answers = submission.assign(id=submission["id"].astype(str)).set_index("id")
@@ -152,9 +165,10 @@ def roc_auc(scores: np.ndarray, is_generated: np.ndarray) -> float:
 def measure_split(rows: pd.DataFrame, name: str, *, num_draws: int = 2000, seed: int = 0) -> SplitMetrics:
     """All figures of the rows given, which are one split of `join_submission`'s result."""
     accuracies = source_accuracies(rows)
-    by_class = {label: accuracies["accuracy"][accuracies["label"] == label].to_numpy() for label in LABELS}
-    means = {label: float(by_class[label].mean()) if len(by_class[label]) else math.nan for label in LABELS}
-    is_generated = (rows["label"] == "generated").to_numpy()
+    of_generated = accuracies["label"] == GENERATED
+    generated, genuine = (accuracies["accuracy"][part].to_numpy() for part in (of_generated, ~of_generated))
+    means = [float(part.mean()) if len(part) else math.nan for part in (generated, genuine)]
+    is_generated = (rows["label"] == GENERATED).to_numpy()
     sources, scores = rows["source"].to_numpy(), rows["score"].to_numpy()
     weights = source_weights(is_generated, sources)
     scored = ~np.isnan(scores)
@@ -165,17 +179,17 @@ def measure_split(rows: pd.DataFrame, name: str, *, num_draws: int = 2000, seed:
         best = best_threshold(scores[scored], is_generated[scored], weights[scored], unscored_correct=unscored)
     intervals = {}
     if num_draws > 0 and both:
-        draws = balanced_accuracy_draws(by_class["generated"], by_class["real"], num_draws=num_draws, seed=seed)
+        draws = balanced_accuracy_draws(generated, genuine, num_draws=num_draws, seed=seed)
         draws["roc_auc"] = roc_auc_draws(
             scores[scored], is_generated[scored], sources[scored], num_draws=num_draws, seed=seed
         )
-        intervals = {key: percentile_interval(values) for key, values in draws.items()}
+        intervals = {key: percentile_interval(values) for key, values in draws.items() if np.isfinite(values).any()}
     return SplitMetrics(
         name=name,
         num_rows=len(rows),
-        balanced_accuracy=(means["generated"] + means["real"]) / 2,
-        generated_accuracy=means["generated"],
-        real_accuracy=means["real"],
+        balanced_accuracy=sum(means) / 2,
+        generated_accuracy=means[0],
+        genuine_accuracy=means[1],
         roc_auc=roc_auc(scores[scored], is_generated[scored]),
         fail_rate=float(1.0 - scored.mean()) if len(rows) else math.nan,
         total_time=float(rows["time"].sum()) if rows["time"].notna().any() else math.nan,
@@ -189,12 +203,14 @@ def measure_split(rows: pd.DataFrame, name: str, *, num_draws: int = 2000, seed:
 def evaluate(solution: pd.DataFrame, submission: pd.DataFrame, *, num_draws: int = 2000, seed: int = 0) -> Metrics:
     """Score a submission. num_draws: bootstrap draws behind the intervals, 0 for none."""
     rows = join_submission(solution, submission)
+    labels = class_labels(rows["label"])
     splits = {name: measure_split(select_split(rows, name), name, num_draws=num_draws, seed=seed) for name in SPLITS}
     return Metrics(
+        labels=labels,
         splits=splits,
         sources=source_accuracies(rows, extra=("split",)),
         num_missing=int(rows["missing"].sum()),
-        num_invalid=int((~rows["missing"] & ~rows["pred"].isin(LABELS)).sum()),
+        num_invalid=int((~rows["missing"] & ~rows["pred"].isin(labels)).sum()),
         num_extra=int((~submission["id"].astype(str).isin(rows["id"])).sum()),
     )
 
@@ -204,23 +220,27 @@ def format_table(metrics: Metrics, *, num_sources: int = 10) -> str:
     splits = [split for split in metrics.splits.values() if split.num_rows]
     lines = [f"{'':<22}" + "".join(f"{split.name:>24}" for split in splits)]
     lines.append(f"{'rows':<22}" + "".join(f"{split.num_rows:>24}" for split in splits))
-    for key in ("balanced_accuracy", "generated_accuracy", "real_accuracy", "roc_auc"):
+    genuine = metrics.labels[1]
+    for key in ("balanced_accuracy", "generated_accuracy", "genuine_accuracy", "roc_auc"):
         cells = []
         for split in splits:
             interval = split.intervals.get(key)
             cell = f"{getattr(split, key):.4f}" + (f" ({interval})" if interval else "")
             cells.append(f"{cell:>24}")
-        lines.append(f"{key.replace('_', ' '):<22}" + "".join(cells))
+        lines.append(f"{key.replace('_', ' ').replace('genuine', genuine):<22}" + "".join(cells))
     for key in ("fail_rate", "total_time", "cllr", "min_cllr"):
         unit = {"total_time": " s", "cllr": " bits", "min_cllr": " bits"}.get(key, "")
         cells = [_cell(getattr(split, key), unit) for split in splits]
         lines.append(f"{key.replace('_', ' '):<22}" + "".join(f"{cell:>24}" for cell in cells))
     cells = [f"{s.best.balanced_accuracy:.4f} at {s.best.threshold:+.3f}" if s.best else "-" for s in splits]
     lines.append(f"{'best threshold':<22}" + "".join(f"{cell:>24}" for cell in cells))
-    lines.append("private = every row, as the organisers count; intervals: 95%, bootstrap over sources")
+    lines.append(
+        "private = every row, as the organisers count; intervals: 95%, bootstrap over sources"
+        f" (none where a class has fewer than {MIN_SOURCES})"
+    )
     for count, what in (
         (metrics.num_missing, "rows missing from the submission (counted wrong)"),
-        (metrics.num_invalid, 'rows with a pred other than "generated" or "real" (counted wrong)'),
+        (metrics.num_invalid, f'rows with a pred other than "generated" or "{genuine}" (counted wrong)'),
         (metrics.num_extra, "rows that the solution does not know (ignored)"),
     ):
         if count:

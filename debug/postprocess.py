@@ -27,8 +27,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from debug.labelled import probe_video, select_records
+from debug.labelled import probe, select_records
 from model.config import LimitsConfig, SamplingConfig, available_cores
+from model.modality import VIDEO
 from model.training.clips import LabelledDataError, Record, fingerprint, load_records
 from model.video import copies
 from model.video.reading import VideoReadError, read_clip
@@ -133,7 +134,7 @@ def process_clip(variant: Variant, out: str, seed: int, max_frames: int) -> str:
         clip = read_clip(str(variant.record.path), sampling, LimitsConfig())
     except VideoReadError as error:
         return str(error)
-    fps = float(str(probe_video(variant.record.path).get("fps") or _DEFAULT_FPS))
+    fps = float(str(probe(variant.record.path, VIDEO).get("fps") or _DEFAULT_FPS))
     name = f"{seed}:{variant.record.file}:{variant.operation}:{variant.severity}"
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
     video = process_frames(clip.runs[0], variant.operation, variant.severity, rng, fps=fps)
@@ -186,7 +187,7 @@ def write_manifest(variants: Sequence[Variant], out: Path) -> int:
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, MANIFEST_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**line, **probe_video(out / str(line["file"]))} for line in lines)
+        writer.writerows({**line, **probe(out / str(line["file"]), VIDEO)} for line in lines)
     partial.replace(manifest)
     return len(lines)
 

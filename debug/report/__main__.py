@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from debug.metric import LABELS, MetricError, load_csv
+from debug.metric import MetricError, class_labels, load_csv
 from debug.report.build import ReportParts, build_page
 from debug.report.rows import build_rows, submission_from_scores
 from debug.report.scores import choose_columns, tables_from_scores
@@ -95,16 +95,18 @@ def collect_parts(rows: pd.DataFrame, options: argparse.Namespace) -> ReportPart
         # torch and the decoders are needed for the frames only
         from debug.report import strips
 
-        worst = {label: strips.worst_mistakes(candidates, label, count=options.mistakes) for label in LABELS}
+        labels = class_labels(rows["label"])
+        worst = {label: strips.worst_mistakes(candidates, label, count=options.mistakes) for label in labels}
         lost = rows[rows["score"].isna()]
         detector = _load_detector(options.weights, options.device) if options.weights else None
         videos = _load_videos(dataset, {*lost["id"], *pd.concat(worst.values())["id"]}, plain=bool(options.scores))
-        mistakes = {label: strips.mistake_section(worst[label], videos, detector) for label in LABELS}
+        mistakes = {label: strips.mistake_section(worst[label], videos, detector) for label in labels}
         fallbacks = strips.fallback_reasons(lost, videos)
     reasons = load_reasons(options.stats) if options.stats else {}
     told = f"Scores {options.scores}" if options.scores else f"Solution {options.solution}, {options.submission}"
     footer = f"{told}; seed {options.seed}."
-    return ReportParts(rows, options.title, mistakes, fallbacks, reasons, footer, options.seed)
+    known = count_known(rows, options.weights) if options.weights and not options.scores else 0
+    return ReportParts(rows, options.title, mistakes, fallbacks, reasons, footer, known, options.seed)
 
 
 def load_reasons(path: Path) -> dict[str, int]:
@@ -114,6 +116,17 @@ def load_reasons(path: Path) -> dict[str, int]:
         return {str(reason): int(rows) for reason, rows in reasons.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MetricError(f"{path} is not what script.py --stats writes: {error!r}") from error
+
+
+def count_known(rows: pd.DataFrame, weights: Path) -> int:
+    """How many clips bear the file name and the source of one that the weights learnt from."""
+    table = weights / "cross_validation.csv"
+    if not table.is_file():
+        return 0
+    learnt = load_csv(table)
+    pairs = {(Path(file).name, source) for file, source in zip(learnt["file"], learnt["source"], strict=True)}
+    clips = rows.drop_duplicates("original")
+    return sum((Path(row.original).name, row.source) in pairs for row in clips.itertuples())
 
 
 def _load_videos(dataset: Path, ids: set[str], *, plain: bool) -> dict[str, bytes | str]:

@@ -10,13 +10,16 @@ import numpy as np
 import pandas as pd
 
 from debug import markup
+from debug.bootstrap import MIN_SOURCES, wilson_high
 from debug.calibration import reliability, source_weights
 from debug.markup import Page
-from debug.metric import LABELS, SPLITS, SplitMetrics, measure_split, select_split, source_accuracies
+from debug.metric import SPLITS, SplitMetrics, class_labels, measure_split, select_split, source_accuracies
 from debug.report import confounds, figures
 from debug.report.rows import SHORTCUTS, mean_over_sources, mean_table, order_operations
+from debug.report.terms import TERMS
 
 _MIN_CELL_CLIPS = 10  # balanced accuracy of fewer clips is noise
+_PART_NAMES = {"private": "all", "public": "public half", "private only": "other half"}  # splits outside the challenge
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class ReportParts:
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # id -> why it has no score
     reasons: Mapping[str, int] = field(default_factory=dict)  # reason -> rows, as the run counted
     footer: str = ""
+    known_clips: int = 0  # that the weights learnt from
     seed: int = 0
 
 
@@ -41,7 +45,7 @@ def build_page(parts: ReportParts) -> str:
     ours = overall if len(told) == len(rows) else measure_split(told, "told", num_draws=0)
     classifiers = confounds.metadata_classifiers(told, seed=parts.seed)
     report = Page(parts.title, _lead(rows, overall), parts.footer)
-    report.add("Summary", *_summary(rows, splits, ours, classifiers))
+    report.add("Summary", *_summary(rows, splits, ours, classifiers, parts.known_clips))
     report.add("Sources", *_sources(rows))
     if "operation" in rows:
         report.add("Post-processing", *_operations(rows))
@@ -49,27 +53,46 @@ def build_page(parts: ReportParts) -> str:
     if confounds.present_shortcuts(told):
         report.add("Shortcuts", *_shortcuts(told, ours, classifiers))
     report.add("Clips without a score, and time", *_fallbacks(parts))
-    for label in LABELS:
+    labels = class_labels(rows["label"])
+    for label, other in (labels, labels[::-1]):
         if label in parts.mistakes:
-            report.add(f"Worst mistakes: {label} clips taken for {_other(label)}", parts.mistakes[label])
+            report.add(f"Worst mistakes: {label} clips taken for {other}", parts.mistakes[label])
+    report.add("Terms", markup.definitions(TERMS))
     return report.render()
 
 
-def _other(label: str) -> str:
-    return LABELS[1 - LABELS.index(label)]
+def _genuine(rows: pd.DataFrame) -> str:
+    return class_labels(rows["label"])[1]
 
 
 def _show(value: float, digits: int = 3, *, sign: str = "") -> str:
     return "-" if math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
+def _interval(split: SplitMetrics, key: str) -> str:
+    """The interval in words, or why there is none."""
+    if key in split.intervals:
+        return str(split.intervals[key])
+    return "too few sources for an interval" if not math.isnan(getattr(split, key)) else ""
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    """Copies of one clip count as one."""
+    num_clips, num_sources = rows["original"].nunique(), rows.groupby("label")["source"].nunique().sum()
+    clips = f"{num_clips} clips" if num_clips == len(rows) else f"{len(rows)} copies of {num_clips} clips"
+    return f"{clips} of {num_sources} sources"
+
+
 def _lead(rows: pd.DataFrame, overall: SplitMetrics) -> str:
     """What was measured, and the one figure; by operation where there are few."""
-    count = f"{len(rows)} clips of {rows.groupby('label')['source'].nunique().sum()} sources."
+    count = f"{_counted(rows)}."
     if math.isnan(overall.balanced_accuracy):
-        absent = next((label for label in LABELS if label not in set(rows["label"])), "labelled")
+        absent = next((label for label in class_labels(rows["label"]) if label not in set(rows["label"])), "labelled")
         return f"{count} Balanced accuracy needs both classes; there are no {absent} clips."
-    lead = f"{count} Balanced accuracy {overall.balanced_accuracy:.3f}, every source counting the same."
+    lead = (
+        f"{count} Balanced accuracy {overall.balanced_accuracy:.3f} ({_interval(overall, 'balanced_accuracy')}),"
+        " every source counting the same."
+    )
     if "operation" in rows and 1 < rows["operation"].nunique() <= 3:
         figures_by_operation = [
             f"{name} {mean_over_sources(rows[rows['operation'] == name]):.3f}"
@@ -84,72 +107,97 @@ def _summary(
     splits: Mapping[str, SplitMetrics],
     ours: SplitMetrics,
     classifiers: list[confounds.MetadataClassifier],
+    known_clips: int,
 ) -> list[str]:
-    overall = splits["private"]
-    intervals = {key: f"95%: {value}" for key, value in overall.intervals.items()}
+    overall, genuine = splits["private"], _genuine(rows)
     tiles = [
-        markup.tile("Balanced accuracy", _show(overall.balanced_accuracy), intervals.get("balanced_accuracy", "")),
-        markup.tile("Public split", _show(splits["public"].balanced_accuracy), f"{splits['public'].num_rows} clips"),
-        markup.tile("Generated found", _show(overall.generated_accuracy), intervals.get("generated_accuracy", "")),
-        markup.tile("Real kept", _show(overall.real_accuracy), intervals.get("real_accuracy", "")),
-        markup.tile("ROC AUC", _show(overall.roc_auc), intervals.get("roc_auc", "")),
+        markup.tile(name, _show(getattr(overall, key)), _interval(overall, key))
+        for name, key in (
+            ("Balanced accuracy", "balanced_accuracy"),
+            ("Generated found", "generated_accuracy"),
+            (f"{genuine.capitalize()} kept", "genuine_accuracy"),
+            ("ROC AUC", "roc_auc"),
+        )
     ]
     if overall.best:
         best = overall.best
         more = f"at {best.threshold:+.2f}: {best.loss:.3f} lost at 0"
         tiles.append(markup.tile("At the best threshold", _show(best.balanced_accuracy), more))
         tiles.append(markup.tile("Cllr", f"{overall.cllr:.3f} bits", f"{overall.min_cllr:.3f} by ranking alone"))
-    tiles.append(markup.tile("No score", f"{overall.fail_rate:.1%}", f"{round(overall.fail_rate * len(rows))} clips"))
+    tiles.append(markup.tile("No score", f"{overall.fail_rate:.1%}", f"{round(overall.fail_rate * len(rows))} rows"))
     table = markup.table(
-        ["split", "clips", "balanced accuracy", "interval", "generated", "real", "ROC AUC"],
+        ["part", "rows", "balanced accuracy", "interval (95%)", "generated", genuine, "ROC AUC"],
         [
             (
-                split.name, split.num_rows, _show(split.balanced_accuracy),
-                split.intervals.get("balanced_accuracy", "-"), _show(split.generated_accuracy),
-                _show(split.real_accuracy), _show(split.roc_auc),
+                _PART_NAMES[split.name], split.num_rows, _show(split.balanced_accuracy),
+                _interval(split, "balanced_accuracy"), _show(split.generated_accuracy),
+                _show(split.genuine_accuracy), _show(split.roc_auc),
             )
             for split in splits.values()
             if split.num_rows
         ],
-        caption="Private is every clip, as the organisers count. Intervals: 95%, bootstrap over sources.",
+        caption="The organisers count every row for the final ranking. Intervals need"
+        f" {MIN_SOURCES} sources of each class.",
         numeric=(1, 2, 4, 5, 6),
     )  # fmt: skip
-    return [f'<div class="tiles">{"".join(tiles)}</div>', *findings(rows, overall, ours, classifiers), table]
+    told = findings(rows, overall, ours, classifiers, known_clips=known_clips)
+    return [f'<div class="tiles">{"".join(tiles)}</div>', markup.side_by_side("".join(told), table)]
 
 
 def findings(
-    rows: pd.DataFrame, overall: SplitMetrics, ours: SplitMetrics, classifiers: list[confounds.MetadataClassifier]
-) -> list[str]:
-    """What a reader should not miss, as boxes; warnings first. ours: figures of the rows that the classifiers saw."""
+    rows: pd.DataFrame, overall: SplitMetrics, ours: SplitMetrics, classifiers: list[confounds.MetadataClassifier],
+    *, known_clips: int = 0,
+) -> list[str]:  # fmt: skip
+    """What a reader should not miss, as boxes; warnings first. None of them rests on a single clip.
+
+    ours: figures of the rows that the classifiers saw. known_clips: how many the weights learnt from.
+    """
     boxes = []
+    genuine = _genuine(rows)
+    if known_clips:
+        boxes.append(
+            markup.box(
+                "warning",
+                f"{known_clips} of these clips were in the training.",
+                "By name and source. Scores of clips that the weights have seen say nothing about new ones.",
+            )
+        )
     strongest = max(classifiers, key=lambda c: c.balanced_accuracy, default=None)
     if strongest and strongest.balanced_accuracy > ours.balanced_accuracy - confounds.CLOSE:
         boxes.append(
             markup.box(
                 "warning",
                 "This test set gives the label away.",
-                f"Container numbers alone (resolution, frame rate, bitrate, duration) reach a balanced accuracy of"
+                f"Numbers of the file alone (such as size, rate, duration) reach a balanced accuracy of"
                 f" {strongest.balanced_accuracy:.3f} on unseen families ({strongest.name}); the submission has"
                 f" {ours.balanced_accuracy:.3f}. Trust figures on matched or post-processed clips more.",
             )
         )
-    gap = overall.generated_accuracy - overall.real_accuracy
-    if abs(gap) > 0.1:
-        kind = ("real", "generated") if gap > 0 else ("generated", "real")
+    low = overall.intervals.get("generated_accuracy"), overall.intervals.get("genuine_accuracy")
+    if low[0] and low[1] and (low[0].high < low[1].low or low[1].high < low[0].low):
+        less, more = ("generated", genuine) if low[0].high < low[1].low else (genuine, "generated")
         boxes.append(
             markup.box(
                 "warning",
                 "The threshold favours one class.",
-                f"{overall.generated_accuracy:.2f} of generated but {overall.real_accuracy:.2f} of real clips are"
-                f" right: too many {kind[0]} clips are called {kind[1]}.",
+                f"{overall.generated_accuracy:.2f} of generated but {overall.genuine_accuracy:.2f} of {genuine} clips"
+                f" are right, and the intervals do not meet: too many {less} clips are called {more}.",
             )
         )
-    if overall.best and overall.best.loss > 0.015:
+    if overall.best and overall.best.loss > 0.015 and "balanced_accuracy" in overall.intervals:
         boxes.append(
             markup.box(
                 "note",
                 "Balanced accuracy is lost at the threshold.",
-                f"{overall.best.loss:.3f} more would be had at {overall.best.threshold:+.2f} instead of 0.",
+                f"{overall.best.loss:.3f} more would be had at {overall.best.threshold:+.2f} instead of 0, at most.",
+            )
+        )
+    if "balanced_accuracy" not in overall.intervals and not math.isnan(overall.balanced_accuracy):
+        boxes.append(
+            markup.box(
+                "warning",
+                "Too few sources.",
+                f"A class has fewer than {MIN_SOURCES} sources: these figures tell nothing about others.",
             )
         )
     if count := int(rows["missing"].sum()):
@@ -162,19 +210,29 @@ def findings(
                 "Figures show them at their edge; a single one on the wrong side makes Cllr infinite.",
             )
         )
-    table = source_accuracies(rows)
-    lost = table[(table["accuracy"] < 0.5) & (table["num_clips"] >= 4)]
+    lost = _lost_sources(rows)
     if len(lost):
         names = ", ".join(f"{row.label} {row.source} {row.accuracy:.2f}" for row in lost.head(6).itertuples())
         boxes.append(
-            markup.box("note", f"{len(lost)} sources of 4 or more clips are below one half.", f"Worst: {names}.")
-        )
+            markup.box(
+                "note", f"{len(lost)} sources are below one half, by more than chance.", f"Worst: {names}."
+            )
+        )  # fmt: skip
     return boxes
+
+
+def _lost_sources(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sources whose 95% Wilson interval over clips ends below one half; copies of a clip count as one."""
+    per_clip = rows.groupby(["label", "source", "original"], as_index=False)["correct"].mean()
+    table = source_accuracies(per_clip)
+    return table[[wilson_high(row.accuracy, row.num_clips) < 0.5 for row in table.itertuples()]]
 
 
 def _sources(rows: pd.DataFrame) -> list[str]:
     accuracies = source_accuracies(rows)
-    bars = [figures.source_bars(accuracies[accuracies["label"] == label], label) for label in LABELS]
+    bars = [
+        figures.source_bars(accuracies[accuracies["label"] == label], label) for label in class_labels(rows["label"])
+    ]
     medians = rows[rows["score"].notna()].groupby(["label", "source"])["score"].median().to_dict()
     table = markup.table(
         ["class", "source", "clips", "accuracy", "median score"],
@@ -190,7 +248,7 @@ def _sources(rows: pd.DataFrame) -> list[str]:
         ],
         numeric=(2, 3, 4),
     )
-    return [f'<div class="figures">{"".join(bars)}</div>', markup.folded(f"All {len(accuracies)} sources", table)]
+    return [markup.figures(bars), markup.folded(f"All {len(accuracies)} sources", table)]
 
 
 def _operations(rows: pd.DataFrame) -> list[str]:
@@ -209,7 +267,7 @@ def _operations(rows: pd.DataFrame) -> list[str]:
         )  # fmt: skip
         if by_severity.shape[1] > 1:
             shown.append(figures.severity_lines(by_severity.loc[order]))
-    for label in LABELS:
+    for label in class_labels(rows["label"]):
         table = mean_table(rows[rows["label"] == label], "source", "operation")
         if table.empty:
             continue
@@ -219,22 +277,22 @@ def _operations(rows: pd.DataFrame) -> list[str]:
             figures.heat_map(
                 table, down="source", across="operation", count=28,
                 caption=f"Accuracy on {label} clips by source and operation; the {min(28, len(table))} worst of"
-                f" {len(table)} sources.",
+                f" {len(table)} sources. Blank: no such clip.",
             )
         )  # fmt: skip
-    table = []
+    table, labels = [], class_labels(rows["label"])
     for operation, group in rows.groupby("operation"):
-        classes = {label: group[group["label"] == label] for label in LABELS}
-        values = [mean_over_sources(classes[label]) for label in LABELS]
-        medians = [_show(classes[label]["score"].dropna().median(), 2) for label in LABELS]
+        classes = {label: group[group["label"] == label] for label in labels}
+        values = [mean_over_sources(classes[label]) for label in labels]
+        medians = [_show(classes[label]["score"].dropna().median(), 2) for label in labels]
         table.append((operation or "as found", len(group), _show(sum(values) / 2), *map(_show, values), *medians))
     listing = markup.table(
-        ["operation", "clips", "balanced accuracy", "generated", "real", "median generated", "median real"],
+        ["operation", "clips", "balanced accuracy", *labels, *(f"median score, {label}" for label in labels)],
         sorted(table, key=lambda cells: str(cells[2])),
         caption="An operation that lowers one class and spares the other moves the threshold, not the ranking.",
         numeric=(1, 2, 3, 4, 5, 6),
     )
-    return [f'<div class="figures">{"".join(shown)}</div>', listing]
+    return [markup.figures(shown), listing]
 
 
 def _calibration(rows: pd.DataFrame, overall: SplitMetrics) -> list[str]:
@@ -244,13 +302,14 @@ def _calibration(rows: pd.DataFrame, overall: SplitMetrics) -> list[str]:
         return [markup.paragraph("Both classes need clips with a score for this.")]
     scores = scored["score"].to_numpy()
     weights = source_weights(is_generated, scored["source"].to_numpy())
+    genuine = _genuine(rows)
     drawn = (
-        figures.score_histogram(scores, is_generated),
-        figures.threshold_sweep(scores, is_generated, weights),
-        figures.roc_curve(scores, is_generated, overall.roc_auc),
+        figures.score_histogram(scores, is_generated, genuine),
+        figures.threshold_sweep(scores, is_generated, weights, genuine),
+        figures.roc_curve(scores, is_generated, overall.roc_auc, genuine),
         figures.reliability_diagram(reliability(scores, is_generated, weights), overall.cllr, overall.min_cllr),
     )
-    return [f'<div class="figures">{"".join(drawn)}</div>']
+    return [markup.figures(drawn)]
 
 
 def _shortcuts(rows: pd.DataFrame, overall: SplitMetrics, classifiers: list[confounds.MetadataClassifier]) -> list[str]:
@@ -272,6 +331,7 @@ def _shortcuts(rows: pd.DataFrame, overall: SplitMetrics, classifiers: list[conf
         numeric=(1, 2),
     )
     correlations = confounds.score_correlations(rows)
+    verdict = _shortcut_verdict(overall, classifiers, correlations)
     matched = markup.table(
         ["shortcut", *(f"rank correlation, {label}" for label in correlations.index), "balanced accuracy in bands"],
         [
@@ -286,7 +346,33 @@ def _shortcuts(rows: pd.DataFrame, overall: SplitMetrics, classifiers: list[conf
         " follows it. The last column averages over bands that hold both classes.",
         numeric=tuple(range(1, 2 + len(correlations))),
     )  # fmt: skip
-    return [compared, matched, f'<div class="figures">{"".join(bars)}</div>']
+    return [markup.paragraph(verdict), markup.side_by_side(compared, matched), markup.figures(bars)]
+
+
+def _shortcut_verdict(
+    overall: SplitMetrics, classifiers: list[confounds.MetadataClassifier], correlations: pd.DataFrame
+) -> str:
+    """The two tables in words."""
+    told = []
+    if classifiers:
+        best = max(classifier.balanced_accuracy for classifier in classifiers)
+        if best > overall.balanced_accuracy - confounds.CLOSE:
+            told.append(f"The files alone tell the classes apart about as well ({best:.2f}): this set proves little.")
+        else:
+            told.append(
+                f"The files alone tell the classes apart with {best:.2f} (chance: 0.50), the submission with"
+                f" {overall.balanced_accuracy:.2f}: it sees more than the file's numbers."
+            )
+    strongest = correlations.abs().stack().dropna()
+    if len(strongest):
+        label, column = strongest.idxmax()
+        value = float(strongest.max())
+        side = "does not follow" if value < 0.25 else "partly follows" if value < 0.5 else "follows"
+        told.append(
+            f"Within a class the score {side} the numbers: the strongest rank correlation is"
+            f" {correlations.loc[label, column]:+.2f}, {SHORTCUTS[column]} among {label} clips."
+        )
+    return " ".join(told) or "Too little is known of the files to say."
 
 
 def _fallbacks(parts: ReportParts) -> list[str]:
@@ -310,7 +396,7 @@ def _fallbacks(parts: ReportParts) -> list[str]:
     seconds = rows["time"].to_numpy()
     known = seconds[np.isfinite(seconds)]
     if len(known):
-        shown.append(f'<div class="figures">{figures.time_histogram(known)}</div>')
+        shown.append(markup.figures([figures.time_histogram(known)]))
     else:
         shown.append(markup.paragraph("The submission has no time column (script.py writes it with --time)."))
     return shown

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from debug.calibration import source_weights
-from debug.metric import roc_auc
+from debug.metric import class_labels, roc_auc
 from debug.report.rows import SHORTCUTS, mean_over_sources
 
 _MIN_FAMILIES = 4  # per class: fewer cannot be split into folds that say anything
@@ -54,7 +54,7 @@ def metadata_classifiers(rows: pd.DataFrame, *, seed: int = 0) -> list[MetadataC
     """
     columns = present_shortcuts(rows)
     families = rows["label"] + "/" + rows["family"].astype(str)
-    smallest = min((families[rows["label"] == label].nunique() for label in ("generated", "real")), default=0)
+    smallest = min((families[rows["label"] == label].nunique() for label in class_labels(rows["label"])), default=0)
     if not columns or smallest < _MIN_FAMILIES:
         return []
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -108,7 +108,20 @@ class Band:
 
     @property
     def name(self) -> str:
-        return f"{self.low:.3g}" if self.low == self.high else f"{self.low:.3g} to {self.high:.3g}"
+        low, high = _rounded(self.low), _rounded(self.high)
+        return low if low == high else f"{low} to {high}"
+
+
+def _rounded(value: float) -> str:
+    """Two significant digits, without an exponent. Example: 1916.0 -> 1900, 0.0922 -> 0.092."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = 1 - math.floor(math.log10(abs(value)))
+    return (
+        f"{round(value, digits):.{max(0, digits)}f}".rstrip("0").rstrip(".")
+        if digits > 0
+        else f"{round(value, digits):.0f}"
+    )
 
 
 def accuracy_bands(rows: pd.DataFrame, column: str, *, num_bands: int = 5) -> list[Band]:
@@ -117,9 +130,10 @@ def accuracy_bands(rows: pd.DataFrame, column: str, *, num_bands: int = 5) -> li
     if known.empty:
         return []
     cut = pd.qcut(known[column], num_bands, duplicates="drop")
+    labels = class_labels(rows["label"])
     bands = []
     for _, group in known.groupby(cut, observed=True):
-        classes = {label: group[group["label"] == label] for label in ("generated", "real")}
+        classes = {label: group[group["label"] == label] for label in labels}
         bands.append(
             Band(
                 low=float(group[column].min()),

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from debug.calibration import ReliabilityBin, best_threshold
 from debug.markup import BLUE, CLASS_COLOURS, CLASS_HATCHES, GREEN, GREY, figure
-from debug.metric import LABELS
 from debug.report.confounds import Band
 
 # 4.8 inches are 346 points: 8.5-point text stays readable on a phone 360 pixels wide
@@ -98,7 +97,7 @@ def heat_map(
     return figure(drawing, alternative, caption)
 
 
-def roc_curve(scores: np.ndarray, is_generated: np.ndarray, auc: float) -> str:
+def roc_curve(scores: np.ndarray, is_generated: np.ndarray, auc: float, genuine: str) -> str:
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
     last = np.r_[np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1]  # ties move together, infinite ones too
@@ -111,20 +110,20 @@ def roc_curve(scores: np.ndarray, is_generated: np.ndarray, auc: float) -> str:
     axes.plot(*at_zero, "o", color="black", markersize=6)
     axes.annotate("score > 0", at_zero, xytext=(8, -12), textcoords="offset points", fontsize=_FONT)
     axes.set_aspect("equal")
-    _label(axes, "real clips called generated", "generated clips found")
+    _label(axes, f"{genuine} clips called generated", "generated clips found")
     alternative = (
         f"ROC curve with area {auc:.3f}. At score 0, {at_zero[1]:.0%} of generated clips are found"
-        f" and {at_zero[0]:.0%} of real clips are called generated."
+        f" and {at_zero[0]:.0%} of {genuine} clips are called generated."
     )
     return figure(drawing, alternative, f"ROC curve over clips, area {auc:.3f}; the dot is where score 0 decides.")
 
 
-def score_histogram(scores: np.ndarray, is_generated: np.ndarray) -> str:
+def score_histogram(scores: np.ndarray, is_generated: np.ndarray, genuine: str) -> str:
     shown = np.clip(scores, -_MAX_SHOWN_SCORE, _MAX_SHOWN_SCORE)
     reach = max(1.0, float(np.abs(shown).max()))
     bins = np.linspace(-reach, reach, 41).tolist()  # a bin edge at 0
     drawing, axes = new_figure()
-    for label, rows in (("real", ~is_generated), ("generated", is_generated)):
+    for label, rows in ((genuine, ~is_generated), ("generated", is_generated)):
         share = np.full(rows.sum(), 1 / max(1, rows.sum()))
         colour = CLASS_COLOURS[label]
         axes.hist(
@@ -135,7 +134,7 @@ def score_histogram(scores: np.ndarray, is_generated: np.ndarray) -> str:
     axes.legend(fontsize=_FONT, frameon=False)
     _label(axes, "score (log-likelihood ratio; > 0: generated)", "share of the class")
     medians = np.median(scores[is_generated]), np.median(scores[~is_generated])
-    alternative = f"Histogram of scores by class. Median of generated {medians[0]:.2f}, of real {medians[1]:.2f}."
+    alternative = f"Histogram of scores by class. Median of generated {medians[0]:.2f}, of {genuine} {medians[1]:.2f}."
     return figure(drawing, alternative, f"Scores by class. {alternative.split('. ', 1)[1]}")
 
 
@@ -159,19 +158,19 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], cllr: float, min_cllr: f
     )
 
 
-def threshold_sweep(scores: np.ndarray, is_generated: np.ndarray, weights: np.ndarray) -> str:
+def threshold_sweep(scores: np.ndarray, is_generated: np.ndarray, weights: np.ndarray, genuine: str) -> str:
     """Both classes' accuracy against the threshold, mean over sources."""
     best = best_threshold(scores, is_generated, weights)
     inner = np.clip(scores, -_MAX_SHOWN_SCORE, _MAX_SHOWN_SCORE)
     cuts = np.linspace(inner.min() - 0.2, inner.max() + 0.2, 300)
     drawing, axes = new_figure()
     curves = {}
-    for label, rows in (("generated", is_generated), ("real", ~is_generated)):
+    for label, rows in (("generated", is_generated), (genuine, ~is_generated)):
         right = (inner[rows] > cuts[:, None]) == (label == "generated")
         curves[label] = right @ weights[rows] / weights[rows].sum()
         style = "-" if label == "generated" else "--"
         axes.plot(cuts, curves[label], color=CLASS_COLOURS[label], linestyle=style, label=label)
-    axes.plot(cuts, (curves["generated"] + curves["real"]) / 2, color="black", linewidth=2, label="balanced")
+    axes.plot(cuts, (curves["generated"] + curves[genuine]) / 2, color="black", linewidth=2, label="balanced")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(best.threshold, color=GREEN, linewidth=1.2, linestyle="-.", label=f"best, {best.threshold:+.2f}")
     axes.legend(fontsize=_FONT - 1, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -186,7 +185,7 @@ def threshold_sweep(scores: np.ndarray, is_generated: np.ndarray, weights: np.nd
 def band_bars(bands: Sequence[Band], name: str) -> str:
     drawing, axes = new_figure(2.9)
     places = np.arange(len(bands))
-    for shift, label in ((-0.2, "generated"), (0.2, "real")):
+    for shift, label in zip((-0.2, 0.2), bands[0].accuracy, strict=True):
         heights = [band.accuracy[label] for band in bands]
         axes.bar(
             places + shift, heights, 0.38, color=CLASS_COLOURS[label], hatch=CLASS_HATCHES[label], edgecolor="white",
@@ -200,7 +199,8 @@ def band_bars(bands: Sequence[Band], name: str) -> str:
     axes.legend(fontsize=_FONT - 1, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     _label(axes, name, "accuracy")
     parts = "; ".join(
-        f"{band.name}: " + ", ".join(f"{label} {band.accuracy[label]:.2f}" for label in LABELS if band.num_clips[label])
+        f"{band.name}: "
+        + ", ".join(f"{label} {band.accuracy[label]:.2f}" for label in band.accuracy if band.num_clips[label])
         for band in bands
     )
     return figure(drawing, f"Accuracy by {name}. {parts}.", f"Accuracy by {name}; on the bars: clips.")

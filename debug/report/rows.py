@@ -8,12 +8,16 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from debug.metric import MetricError, join_submission
+from debug.metric import MetricError, class_labels, join_submission
 from debug.postprocess import FOUND, PLAIN
 
-CONTAINER_COLUMNS = ("width", "height", "fps", "duration_seconds", "num_bytes")
+# What the container tells of a clip, by modality
+VIDEO_COLUMNS = ("width", "height", "fps", "duration_seconds", "num_bytes")
+AUDIO_COLUMNS = ("sampling_rate", "channels", "duration_seconds", "num_bytes")
 # What a shortcut could be learnt from: column, name with unit
 SHORTCUTS = {
+    "sampling_rate": "sampling rate (Hz)",
+    "channels": "channels",
     "megapixels": "resolution (megapixels)",
     "fps": "frame rate (frames/s)",
     "bitrate": "bitrate (Mbit/s)",
@@ -36,7 +40,7 @@ def submission_from_scores(scores: pd.DataFrame, key: pd.DataFrame) -> pd.DataFr
         names = {_variant(row): row.id for row in key.itertuples()}
         files = pd.Series([_variant(row) for row in scores.rename(columns={"file": "original"}).itertuples()])
     submission = pd.DataFrame({"id": files.map(names).to_numpy(), "score": scores["score"].to_numpy(dtype=float)})
-    decided = np.where(submission["score"] > 0, "generated", "real")
+    decided = np.where(submission["score"] > 0, *class_labels(key["label"]))
     submission["pred"] = scores["pred"].to_numpy() if "pred" in scores else decided
     if "time" in scores:
         submission["time"] = scores["time"].to_numpy()
@@ -62,6 +66,7 @@ def build_rows(
     """
     rows = join_submission(solution, submission)
     rows["family"] = rows["source"]
+    rows["original"] = rows["id"]
     if key is None:
         return rows
     if key["id"].duplicated().any():
@@ -70,15 +75,18 @@ def build_rows(
     if known["file"].isna().all():
         raise MetricError("the key knows none of the solution's ids: it belongs to another dataset")
     rows["file"] = known["file"].to_numpy()
+    originals = known["original"] if "original" in known else known["file"]
+    rows["original"] = originals.fillna(known["file"]).to_numpy()
     if not anonymous:
         rows["source"] = known["source"].fillna(rows["source"].set_axis(known.index)).astype(str).to_numpy()
     rows["family"] = known["family"].fillna(known["source"]).astype(str).to_numpy()
     if known.get("operation") is not None and known["operation"].notna().any():
         rows["operation"] = known["operation"].fillna("").astype(str).to_numpy()
         rows["severity"] = pd.to_numeric(known["severity"], errors="coerce").fillna(0).astype(int).to_numpy()
-    if set(CONTAINER_COLUMNS) <= set(known.columns):
-        numbers = {name: pd.to_numeric(known[name], errors="coerce").to_numpy(float) for name in CONTAINER_COLUMNS}
-        rows = rows.assign(**derive_shortcuts(**numbers))
+    for columns, derive in ((VIDEO_COLUMNS, derive_shortcuts), (AUDIO_COLUMNS, derive_sound_shortcuts)):
+        if set(columns) <= set(known.columns) and known[columns[0]].notna().any():
+            numbers = {name: pd.to_numeric(known[name], errors="coerce").to_numpy(float) for name in columns}
+            rows = rows.assign(**derive(**numbers))
     return rows
 
 
@@ -96,6 +104,18 @@ def derive_shortcuts(
             "bits_per_pixel": bits / (pixels * fps * duration_seconds),
             "aspect": width / height,
         }
+    return {name: np.where(np.isfinite(values), values, np.nan) for name, values in columns.items()}
+
+
+def derive_sound_shortcuts(
+    *, sampling_rate: np.ndarray, channels: np.ndarray, duration_seconds: np.ndarray, num_bytes: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The same of a sound file."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bitrate = 8.0 * num_bytes / duration_seconds / 1e6
+    columns = {
+        "sampling_rate": sampling_rate, "channels": channels, "bitrate": bitrate, "duration_seconds": duration_seconds,
+    }  # fmt: skip
     return {name: np.where(np.isfinite(values), values, np.nan) for name, values in columns.items()}
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from debug.labelled import KEY_COLUMNS, anonymise_sources, assign_splits, probe_video
-from debug.metric import LABELS, SOLUTION_COLUMNS, MetricError
+from debug.labelled import KEY_COLUMNS, anonymise_sources, assign_splits, probe
+from debug.metric import SOLUTION_COLUMNS, MetricError, class_labels
 from debug.postprocess import CHAIN, FOUND
+from model.modality import GENERATED, MODALITIES
 from model.training.clips import LabelledDataError, Record, load_records
 
 # column -> operation: the plain name, or the two that the training writes
@@ -54,9 +55,7 @@ def load_clip_records(scores: pd.DataFrame, clips: Path | None) -> list[Record]:
     absent = {"label", "source"} - set(scores.columns)
     if absent:
         raise MetricError(f"the scores lack the column {sorted(absent)[0]!r}; add it, or name the clips with --clips")
-    wrong = scores["label"][~scores["label"].isin(LABELS)]
-    if len(wrong):
-        raise MetricError(f"label {wrong.iloc[0]!r}; expected one of {', '.join(LABELS)}")
+    class_labels(scores["label"])
     families = scores["family"] if "family" in scores else scores["source"]
     named = zip(scores["file"], scores["label"], scores["source"].astype(str), families.astype(str), strict=True)
     return [Record(Path(file), file, label, source, family) for file, label, source, family in named]
@@ -82,6 +81,8 @@ def tables_from_scores(
     if scores["file"].duplicated().any():
         raise MetricError(f"file {scores['file'][scores['file'].duplicated()].iloc[0]!r} appears more than once")
     records = load_clip_records(scores, clips)
+    genuine = class_labels(record.label for record in records)[1]
+    modality = next(modality for modality in MODALITIES.values() if modality.genuine == genuine)
     names = anonymise_sources(records, seed=seed)
     splits = assign_splits(records, public_share=public_share, seed=seed)
     parts = []
@@ -102,13 +103,13 @@ def tables_from_scores(
         if len(columns) > 1:
             part = part.assign(operation=operation, severity=0)
         if number == 0 and clips is not None:
-            probed = [{**probe_video(record.path), "num_bytes": record.num_bytes} for record in records]
+            probed = [{**probe(record.path, modality), "num_bytes": record.num_bytes} for record in records]
             part = part.join(pd.DataFrame(probed, index=part.index))
         parts.append(part[part["score"].notna()])
     rows = pd.concat(parts, ignore_index=True)
     if rows.empty:
         raise MetricError(f"no score in {', '.join(columns)}")
     solution = rows.assign(pred=rows["label"], source=rows["anonymous"])[list(SOLUTION_COLUMNS)]
-    decided = np.where(rows["score"] > 0, "generated", "real")
+    decided = np.where(rows["score"] > 0, GENERATED, genuine)
     submission = pd.DataFrame({"id": rows["id"], "pred": decided, "score": rows["score"]})
     return solution, submission, rows.reindex(columns=list(KEY_COLUMNS))

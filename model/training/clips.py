@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-LABELS = ("real", "generated")
-VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".wmv"})
+from ..modality import GENERATED, MODALITIES, VIDEO, Modality
 
 
 class LabelledDataError(ValueError):
@@ -24,7 +23,7 @@ class Record:
 
     path: Path
     file: str  # path below the data folder, the clip's name in every report
-    label: str  # one of LABELS
+    label: str  # "generated", or the modality's genuine one
     source: str  # generator or camera collection; every source counts the same
     family: str  # sources that share a base model, decoder or footage; never split
     width: int = 0
@@ -35,26 +34,40 @@ class Record:
 
     @property
     def generated(self) -> bool:
-        return self.label == "generated"
+        return self.label == GENERATED
 
 
-def load_records(data: Path) -> list[Record]:
+def find_modality(data: Path) -> Modality:
+    """By the label that is not "generated", in the manifest or among the folders; video where none is found."""
+    manifest = data / "manifest.csv"
+    if manifest.is_file():
+        with manifest.open(newline="", encoding="utf-8") as file:
+            labels = {row.get("label") for row in csv.DictReader(file)}
+    else:
+        labels = {path.name for path in data.glob("*")}
+    return next((modality for modality in MODALITIES.values() if modality.genuine in labels), VIDEO)
+
+
+def load_records(data: Path, modality: Modality | None = None) -> list[Record]:
     """Read `data/manifest.csv`, or a folder `real/<source>/…`, `generated/<source>/…` (family = source).
 
     The manifest's columns: file, label, source; if it has them also family, width, height, fps, repo (the page).
+    modality: default: by `find_modality`; speech has `pristine` for `real`.
     Raises: LabelledDataError: nothing usable, a missing column, an unknown label, or only one class.
     """
     if not data.is_dir():
         raise LabelledDataError(f"{data} is not a folder")
+    modality = modality or find_modality(data)
+    labels = (modality.genuine, GENERATED)
     manifest = data / "manifest.csv"
-    records = _from_manifest(manifest) if manifest.is_file() else _from_folder(data)
-    for label in LABELS:
+    records = _from_manifest(manifest, labels) if manifest.is_file() else _from_folder(data, modality)
+    for label in labels:
         if not any(record.label == label for record in records):
             raise LabelledDataError(f"{data} holds no {label!r} clip; both classes are needed")
     return records
 
 
-def _from_manifest(manifest: Path) -> list[Record]:
+def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Record]:
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     missing = {"file", "label", "source"} - set(rows[0] if rows else {})
@@ -62,8 +75,8 @@ def _from_manifest(manifest: Path) -> list[Record]:
         raise LabelledDataError(f"{manifest} lacks the columns {sorted(missing)}")
     records = []
     for line, row in enumerate(rows, start=2):
-        if row["label"] not in LABELS:
-            raise LabelledDataError(f"{manifest}:{line}: label is {row['label']!r}; valid labels: {LABELS}")
+        if row["label"] not in labels:
+            raise LabelledDataError(f"{manifest}:{line}: label is {row['label']!r}; valid labels: {labels}")
         path = manifest.parent / row["file"]
         if not path.is_file():
             raise LabelledDataError(f"{manifest}:{line}: {row['file']} does not exist")
@@ -84,18 +97,18 @@ def _from_manifest(manifest: Path) -> list[Record]:
     return records
 
 
-def _from_folder(data: Path) -> list[Record]:
+def _from_folder(data: Path, modality: Modality) -> list[Record]:
     records = []
-    for label in LABELS:
+    for label in (modality.genuine, GENERATED):
         for source in sorted(path for path in (data / label).glob("*") if path.is_dir()):
             for path in sorted(source.rglob("*")):
-                if path.suffix.lower() in VIDEO_SUFFIXES:
+                if path.suffix.lower() in modality.suffixes:
                     file = path.relative_to(data).as_posix()
                     records.append(Record(path, file, label, source.name, source.name, num_bytes=path.stat().st_size))
     if not records:
         raise LabelledDataError(
-            f"{data} has no manifest.csv and no clips below real/<source>/ and generated/<source>/"
-            f" (suffixes looked for: {', '.join(sorted(VIDEO_SUFFIXES))})"
+            f"{data} has no manifest.csv and no clips below {modality.genuine}/<source>/ and generated/<source>/"
+            f" (suffixes looked for: {', '.join(sorted(modality.suffixes))})"
         )
     return records
 
@@ -106,13 +119,18 @@ def fingerprint(records: Sequence[Record]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def labels_of(records: Sequence[Record]) -> list[str]:
+    """Those that occur, "generated" last."""
+    return sorted({record.label for record in records}, key=lambda label: (label == GENERATED, label))
+
+
 def balanced_weights(records: Sequence[Record]) -> np.ndarray:
     """Weight of each clip: both classes count the same, and so does every source within its class. Mean 1."""
     labels = np.array([record.label for record in records])
     sources = np.array([f"{record.label}/{record.source}" for record in records])
     _, inverse, counts = np.unique(sources, return_inverse=True, return_counts=True)
     weights = 1.0 / counts[inverse]
-    for label in LABELS:
+    for label in labels_of(records):
         weights[labels == label] /= weights[labels == label].sum()
     return weights * len(records) / weights.sum()
 
@@ -124,7 +142,7 @@ def assign_folds(records: Sequence[Record], num_folds: int, *, seed: int = 0) ->
     """
     rng = np.random.default_rng(seed)
     folds = np.empty(len(records), np.int64)
-    for label in LABELS:
+    for label in labels_of(records):
         members = [index for index, record in enumerate(records) if record.label == label]
         families = sorted({records[index].family for index in members})
         rng.shuffle(families)

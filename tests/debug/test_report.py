@@ -18,7 +18,8 @@ from PIL import Image
 
 from debug import labelled, metric
 from debug.report import confounds
-from debug.report.__main__ import main
+from debug.report.__main__ import count_known, main
+from debug.report.build import ReportParts, build_page
 from debug.report.rows import build_rows, derive_shortcuts, mean_over_sources, mean_table, submission_from_scores
 from tests.clip_folder import make_clip_folder
 
@@ -46,7 +47,7 @@ def make_case(*, confounded: bool, seed: int = 0) -> tuple[pd.DataFrame, pd.Data
                 solution.append((clip_id, label, f"{label}-{source:02d}", split))
                 submission.append((clip_id, "generated" if score > 0 else "real", score, 0.1 + 0.01 * clip))
                 names = (f"clips/{clip_id}.mp4", label, f"camera <{source}>" if sign < 0 else f"gen{source}")
-                numbers = (640, 360, fps, "h264", 20 / fps, int(rng.integers(100_000, 300_000)))
+                numbers = (640, 360, fps, "", "", "h264", 20 / fps, int(rng.integers(100_000, 300_000)))
                 key.append((clip_id, *names, f"f{source}", "", split, operation, severity, f"{clip_id}.mp4", *numbers))
     submission[0] = (submission[0][0], "real", math.nan, 0.2)  # one that fell back
     return (
@@ -103,7 +104,7 @@ def test_the_page_is_whole_and_asks_for_nothing(report: Path) -> None:
     outline = Outline(report.read_text(encoding="utf-8"))
     assert outline.headings == [
         "Summary", "Sources", "Post-processing", "Ranking, threshold, calibration", "Shortcuts",
-        "Clips without a score, and time",
+        "Clips without a score, and time", "Terms",
     ]  # fmt: skip
     assert all(address.startswith(("data:", "#")) for address in outline.addresses)
     drawings = [address for address in outline.addresses if address.startswith("data:image/svg")]
@@ -120,12 +121,65 @@ def test_the_page_says_what_the_metric_says(report: Path) -> None:
     solution, submission, _ = make_case(confounded=True)
     measured = metric.evaluate(solution, submission)
     overall = measured.splits["private"]
-    for value in (overall.balanced_accuracy, overall.roc_auc, overall.generated_accuracy, overall.real_accuracy):
+    for value in (overall.balanced_accuracy, overall.roc_auc, overall.generated_accuracy, overall.genuine_accuracy):
         assert f"{value:.3f}" in text
     assert str(overall.intervals["balanced_accuracy"]) in text
     assert "This test set gives the label away." in text
     assert "pyav: no frame can be decoded" in text
     assert "camera <0>" in text  # names are escaped, not lost
+
+
+def as_speech(tables: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]) -> tuple[pd.DataFrame, ...]:
+    """The same clips as sounds: another label, another rate instead of another frame rate."""
+    solution, submission, key = (frame.replace({"real": "pristine"}) for frame in tables)
+    rates = (key["fps"] * 1000).to_numpy()
+    key = key.assign(width="", height="", fps="", sampling_rate=rates, channels=1)
+    return solution, submission, key
+
+
+def test_a_report_on_speech_has_its_own_words() -> None:
+    rows = build_rows(*as_speech(make_case(confounded=True)))
+    text = Outline(build_page(ReportParts(rows, "speech"))).text
+    assert "Pristine kept" in text and "sampling rate (Hz)" in text
+    assert "This test set gives the label away." in text
+    assert not re.search(r"\breal\b", text)
+
+
+def test_copies_of_a_clip_count_as_one() -> None:
+    solution, submission, key = make_case(confounded=False)
+    key["original"] = [clip_id.split("-")[0] + ".mp4" for clip_id in key["id"]]
+    text = Outline(build_page(ReportParts(build_rows(solution, submission, key), "copies"))).text
+    assert "240 copies of 20 clips of 20 sources." in text
+    assert "below one half, by more than chance" not in text, "a source of one clip proves nothing"
+
+
+def test_no_warning_rests_on_a_few_clips() -> None:
+    """Before, one clip of each class, one of them wrong, gave headlines; five sources gave "1.000 to 1.000"."""
+    whole = make_case(confounded=False)
+    kept = [clip_id for clip_id in whole[0]["id"] if clip_id in ("generated0-1", "real0-1")]
+    solution, submission, key = (frame[frame["id"].isin(kept)] for frame in whole)
+    submission = submission.assign(pred="generated", score=1.0)
+    text = Outline(build_page(ReportParts(build_rows(solution, submission, key), "few"))).text
+    assert "Too few sources." in text and "too few sources for an interval" in text
+    for headline in ("favours one class", "is lost at the threshold", "below one half", "1.000 to 1.000"):
+        assert headline not in text
+
+
+def test_clips_of_the_training_are_told(tmp_path: Path) -> None:
+    rows = build_rows(*make_case(confounded=False))
+    (tmp_path / "cross_validation.csv").write_text(
+        "file,label,source\nclips/generated0-0.mp4,generated,gen0\nother/generated0-1.mp4,generated,else\n"
+    )
+    assert count_known(rows, tmp_path) == 1
+    page = build_page(ReportParts(rows, "known", known_clips=1))
+    assert "1 of these clips were in the training." in Outline(page).text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1916.0, "1900"), (0.09224, "0.092"), (29.97, "30"), (0.0, "0"), (1.0, "1"), (2.5, "2.5")]
+)
+def test_edges_of_bands_are_rounded(value: float, text: str) -> None:
+    assert confounds.Band(value, value, {}, {}).name == text
 
 
 def test_operations_are_averaged_over_sources() -> None:
@@ -219,7 +273,7 @@ def test_strips_and_reasons_come_from_the_clips(tmp_path: Path) -> None:
     arguments = [str(paths.out / "solution.csv"), str(tmp_path / "submission.csv"), "--key", str(paths.out / "key.csv")]
     assert main([*arguments, "--dataset", str(paths.out / "dataset"), "--output", str(paths.page)]) == 0
     outline = Outline(paths.page.read_text(encoding="utf-8"))
-    assert outline.headings[-2:] == [
+    assert outline.headings[-3:-1] == [
         "Worst mistakes: generated clips taken for real", "Worst mistakes: real clips taken for generated",
     ]  # fmt: skip
     frames = [address for address in outline.addresses if address.startswith("data:image/jpeg")]

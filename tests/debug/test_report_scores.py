@@ -85,7 +85,7 @@ def test_scores_that_do_not_fit_are_refused(clips: Path, tmp_path: Path) -> None
         tables_from_scores(pd.concat([table, table.head(1)]), columns)
     with pytest.raises(MetricError, match="the scores lack the column 'label'"):
         tables_from_scores(table.drop(columns="label"), columns)
-    with pytest.raises(MetricError, match="label 'fake'; expected one of generated, real"):
+    with pytest.raises(MetricError, match="label 'fake'; expected generated and real or"):
         tables_from_scores(table.assign(label="fake"), columns)
     with pytest.raises(MetricError, match=r"1 files of the scores are not in .*, such as 'x\.mp4'"):
         tables_from_scores(table.head(1).assign(file="x.mp4"), columns, clips=clips)
@@ -132,8 +132,9 @@ def test_awkward_inputs_still_give_a_page(spoil: Callable[..., Tables], told: st
 
 def test_infinite_ties_move_together_on_the_curve() -> None:
     # all equal: the curve is the diagonal, whatever the order of the clips
-    drawn = {roc_curve(np.full(4, np.inf), np.array(order, bool), 0.5) for order in ([1, 1, 0, 0], [0, 1, 0, 1])}
-    finite = roc_curve(np.full(4, 1.0), np.array([1, 1, 0, 0], bool), 0.5)
+    orders = ([1, 1, 0, 0], [0, 1, 0, 1])
+    drawn = {roc_curve(np.full(4, np.inf), np.array(order, bool), 0.5, "real") for order in orders}
+    finite = roc_curve(np.full(4, 1.0), np.array([1, 1, 0, 0], bool), 0.5, "real")
     assert drawn == {finite}
 
 
