@@ -119,8 +119,8 @@ def _measure(
     device = choose_device(options.device)
     scorer = BatchScorer(lambda on: load_detector(options.weights, on), device)
     repeats = 2 if device.type == "cpu" else 20
-    stages.write_parquet(stages.repeated(clips, repeats * len(clips)), folder / "short/test.parquet")
-    stages.write_parquet(stages.repeated(clips, max(LONG_ROWS, 2 * repeats * len(clips))), folder / "long/test.parquet")
+    stages.write_rows(stages.repeated(clips, repeats * len(clips)), folder / "short")
+    stages.write_rows(stages.repeated(clips, max(LONG_ROWS, 2 * repeats * len(clips))), folder / "long")
     short, long = open_dataset(folder / "short"), open_dataset(folder / "long")
     naive = stages.naive(clips, worker, scorer.detector, stages.build_plain_network(options.weights, device))
     network, network_busy = stages.network_rate(clips, repeats, worker, scorer)
@@ -265,7 +265,7 @@ def _describe_memory(options: argparse.Namespace, workers: int, folder: Path) ->
     ]
     lines += ["| rows | first clip decoded | first clip scored | all | peak | of it script.py |", "|" + " --- |" * 6]
     for rows in options.memory_rows:
-        stages.write_parquet(stages.repeated([clip.read_bytes()], rows), folder / f"memory_{rows}/test.parquet")
+        stages.write_rows(stages.repeated([clip.read_bytes()], rows), folder / f"memory_{rows}")
         arguments = ["--dataset", str(folder / f"memory_{rows}"), "--weights", str(weights), "--workers", str(workers)]
         device = ["--device", options.device] if options.device else []
         result = stages.run_script([*arguments, *device, "--strict"], folder / "memory.csv")

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from debug.layouts import MediaFile, write_parquet
 from debug.processes import process_tree
 from model.config import PipelineConfig, SamplingConfig, available_cores
-from model.modality import Detector
+from model.modality import VIDEO, Detector
 from model.rows.dataset import ClipDataset, Row
 from model.rows.submission import ResultFile
 from model.run.pipeline import RunStats, Scored, Scorer, run
@@ -235,23 +236,10 @@ def repeated(clips: Sequence[bytes], rows: int) -> Iterator[Row]:
         yield Row(f"{number:05d}", clips[number % len(clips)])
 
 
-def write_parquet(rows: Iterable[Row], path: Path, *, rows_per_group: int = 10) -> None:
-    """The challenge's layout: id, and video as a struct of bytes and path."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    video = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("id", pa.string()), ("video", video)])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
-        group: list[dict[str, object]] = []
-        for row in rows:
-            group.append({"id": row.id, "video": {"bytes": row.media, "path": f"{row.id}.mp4"}})
-            if len(group) == rows_per_group:
-                writer.write_table(pa.Table.from_pylist(group, schema))
-                group = []
-        if group:
-            writer.write_table(pa.Table.from_pylist(group, schema))
+def write_rows(rows: Iterable[Row], folder: Path) -> None:
+    """The challenge's layout, in small row groups so that memory stays flat."""
+    files = (MediaFile(row.id, f"{row.id}.mp4", row.media) for row in rows if isinstance(row.media, bytes))
+    write_parquet(files, folder, VIDEO, group_rows=10)
 
 
 def run_script(arguments: Sequence[str], output: Path) -> Process:

@@ -66,7 +66,7 @@ def test_a_device_of_its_own_takes_its_time_and_loses_no_clip() -> None:
 
 
 def test_repeated_rows_have_ids_of_their_own(tmp_path: Path) -> None:
-    benchmark_stages.write_parquet(benchmark_stages.repeated([b"one", b"two"], 25), tmp_path / "test.parquet")
+    benchmark_stages.write_rows(benchmark_stages.repeated([b"one", b"two"], 25), tmp_path)
     rows = list(open_dataset(tmp_path).rows())
     assert len({row.id for row in rows}) == 25
     assert [row.media for row in rows[:3]] == [b"one", b"two", b"one"]
@@ -105,7 +105,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.long
 def test_memory_and_start_up_of_a_run(tmp_path: Path) -> None:
     [file] = make_clips(tmp_path, SMALL[:1])
-    benchmark_stages.write_parquet(benchmark_stages.repeated([file.read_bytes()], 4), tmp_path / "data/test.parquet")
+    benchmark_stages.write_rows(benchmark_stages.repeated([file.read_bytes()], 4), tmp_path / "data")
     result = benchmark_stages.run_script(["--dataset", str(tmp_path / "data")], tmp_path / "submission.csv")
     assert result.exit_code == 0, result.log
     assert 0 < result.first_decode_seconds < result.first_score_seconds < result.wall_seconds
