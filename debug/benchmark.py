@@ -122,7 +122,9 @@ def _measure(
     stages.write_rows(stages.repeated(clips, repeats * len(clips)), folder / "short")
     stages.write_rows(stages.repeated(clips, max(LONG_ROWS, 2 * repeats * len(clips))), folder / "long")
     short, long = open_dataset(folder / "short"), open_dataset(folder / "long")
-    naive = stages.naive(clips, worker, scorer.detector, stages.build_plain_network(options.weights, device))
+    naive = stages.naive(
+        clips, worker, load_detector(options.weights, device), stages.build_plain_network(options.weights, device)
+    )
     network, network_busy = stages.network_rate(clips, repeats, worker, scorer)
     print(f"naive: {naive.rate:.2f}, network alone: {network:.2f} clips/s", file=sys.stderr)
     by_workers = {}
@@ -254,7 +256,7 @@ def _describe_memory(options: argparse.Namespace, workers: int, folder: Path) ->
     weights = folder / "weights"
     shutil.copytree(options.weights, weights)
     manifest = json.loads((weights / MANIFEST_NAME).read_text(encoding="utf-8"))
-    manifest["views"] |= {"num_patches": 1, "num_resized": 0}
+    manifest["input"]["views"] |= {"num_patches": 1, "num_resized": 0}
     (weights / MANIFEST_NAME).write_text(json.dumps(manifest), encoding="utf-8")
     [clip] = make_clips(CACHE / "memory", [MEMORY_CLIP])
     lines = [

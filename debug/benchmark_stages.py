@@ -26,10 +26,10 @@ from model.rows.submission import ResultFile
 from model.run.pipeline import RunStats, Scored, Scorer, run
 from model.run.pool import DecodePool
 from model.run.scoring import BatchScorer, score_clip
-from model.video.detector import KINDS, ViewNetwork
+from model.video.detector import load_network
 from model.video.prepare import VideoPreparation
 from model.video.views import split_views
-from model.weights import load_manifest, load_tensors
+from model.weights import load_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 NAIVE_FRAMES = 16
@@ -81,13 +81,12 @@ Plain = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # a clip's content -> 
 def build_plain_network(weights: Path, device: torch.device) -> Plain:
     """The network as a submission would take it from timm, nothing folded or fused."""
     manifest = load_manifest(weights)
-    network = ViewNetwork(**manifest.architecture)
-    network.load_state_dict(load_tensors(manifest))
+    network, _ = load_network(manifest)
     network.eval().to(device)
 
     def features(content: np.ndarray) -> dict[str, np.ndarray]:
-        parts = zip(KINDS, split_views(content, manifest.views), strict=True)
-        return {kind: network(torch.from_numpy(part).to(device), kind).cpu().numpy() for kind, part in parts}
+        parts = split_views(content, manifest.views)
+        return {kind: network(torch.from_numpy(part).to(device), kind).cpu().numpy() for kind, part in parts.items()}
 
     return features
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from model.config import LimitsConfig, SamplingConfig
-from model.video.detector import Detector
+from model.video.detector import VideoDetector
 from model.video.reading import Clip, read_clip
-from model.video.views import ViewPosition, cut_views, split_views, trim_bars, view_positions
+from model.video.views import PATCHES, RESIZED, ViewPosition, cut_views, split_views, trim_bars, view_positions
 
 _MAX_HEAT_VIEWS = 30  # for the heat map of one frame: some seconds on two cores
 _BATCH = 4
@@ -43,24 +43,25 @@ class ClipLook:
     clip: Clip
     score: float
     frames: tuple[FrameLook, ...]
-    outputs: np.ndarray  # the network's, float32 (V, D)
+    features: dict[str, np.ndarray]  # kind of view -> float32 (V, D)
 
 
-def patch_outputs(patches: np.ndarray, detector: Detector) -> np.ndarray:
-    """uint8 (P, K, S, S, 3) -> outputs float32 (P, D), a few at a time."""
+def patch_features(patches: np.ndarray, detector: VideoDetector) -> np.ndarray:
+    """uint8 (P, K, S, S, 3) -> float32 (P, D), a few at a time."""
     parts = [
-        detector.outputs(torch.from_numpy(patches[start : start + _BATCH]), "patch").cpu().numpy()
+        detector.features(torch.from_numpy(patches[start : start + _BATCH]), PATCHES).cpu().numpy()
         for start in range(0, len(patches), _BATCH)
     ]
     return np.concatenate(parts)
 
 
-def look_at_clip(clip: Clip, detector: Detector) -> ClipLook:
+def look_at_clip(clip: Clip, detector: VideoDetector) -> ClipLook:
     """Score a clip and share the evidence out to the frames its views were cut from, shown without black bars."""
     config = detector.view_config
     clip = replace(clip, runs=trim_bars(clip.runs))
-    outputs = detector.clip_outputs(cut_views(clip.runs, config))
-    evidence = detector.view_scores(outputs)
+    features = detector.clip_features(cut_views(clip.runs, config))
+    scores = detector.view_scores(features)
+    evidence = np.concatenate([scores[kind] for kind in (PATCHES, RESIZED) if kind in scores])
     positions = view_positions([run.shape[:3] for run in clip.runs], config)
     by_frame: dict[tuple[int, int], list[tuple[ViewPosition, float]]] = {}
     for position, value in zip(positions, evidence.tolist(), strict=True):
@@ -78,12 +79,12 @@ def look_at_clip(clip: Clip, detector: Detector) -> ClipLook:
         )
         for (run, frame), boxes in sorted(by_frame.items())
     )
-    return ClipLook(clip, detector.score(outputs), frames, outputs)
+    return ClipLook(clip, detector.score(features), frames, features)
 
 
 def look_at_video(
     source: bytes | str,
-    detector: Detector,
+    detector: VideoDetector,
     *,
     sampling: SamplingConfig | None = None,
     limits: LimitsConfig | None = None,
@@ -112,7 +113,7 @@ def grid_positions(height: int, width: int, size: int, *, max_views: int = _MAX_
     return [(int(top), int(left)) for top in rows for left in columns]
 
 
-def heat_map(look: ClipLook, at: FrameLook, detector: Detector) -> np.ndarray:
+def heat_map(look: ClipLook, at: FrameLook, detector: VideoDetector) -> np.ndarray:
     """Evidence by place: a dense grid of patches of one frame is scored, and each pixel takes the mean of its patches.
 
     A patch is worth the score that the clip would have if all its patches were this one, its resized views staying.
@@ -125,22 +126,21 @@ def heat_map(look: ClipLook, at: FrameLook, detector: Detector) -> np.ndarray:
     corners = grid_positions(height, width, config.size)
     single = replace(config, num_patches=1, num_resized=0)
     patches = [
-        split_views(cut_views([run[:, top : top + config.size, left : left + config.size]], single), single)[0][0]
+        split_views(cut_views([run[:, top : top + config.size, left : left + config.size]], single), single)[PATCHES][0]
         for top, left in corners
     ]
-    resized = look.outputs[config.num_patches :]
     ramp = 1.0 - np.abs(np.linspace(-1, 1, config.size + 2)[1:-1])  # (S,), positive, highest in the middle
     window = np.outer(ramp, ramp).astype(np.float32)
     total, mass = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    for (top, left), output in zip(corners, patch_outputs(np.stack(patches), detector), strict=True):
-        value = detector.score(np.concatenate([np.repeat(output[None], config.num_patches, axis=0), resized]))
+    for (top, left), features in zip(corners, patch_features(np.stack(patches), detector), strict=True):
+        value = detector.score({**look.features, PATCHES: features[None]})
         part = window[: height - top, : width - left]
         total[top : top + config.size, left : left + config.size] += part * value
         mass[top : top + config.size, left : left + config.size] += part
     return total / mass
 
 
-def score_moments(clip: Clip, detector: Detector, *, max_moments: int) -> list[tuple[int, float, float]]:
+def score_moments(clip: Clip, detector: VideoDetector, *, max_moments: int) -> list[tuple[int, float, float]]:
     """Scores that single moments would have alone, spread evenly over the frames read.
 
     A moment is as many consecutive frames as a view holds. Returns: (run, seconds, score), in order of time.
@@ -155,5 +155,5 @@ def score_moments(clip: Clip, detector: Detector, *, max_moments: int) -> list[t
     moments = []
     for run, frame in (starts[index] for index in kept):
         views = cut_views([clip.runs[run][frame : frame + length]], detector.view_config)
-        moments.append((run, float(clip.pts_seconds[run][frame]), detector.score(detector.clip_outputs(views))))
+        moments.append((run, float(clip.pts_seconds[run][frame]), detector.score(detector.clip_features(views))))
     return moments

@@ -18,7 +18,7 @@ import numpy as np
 from debug.explain import ClipLook, heat_map, look_at_video, score_moments
 from model.config import LimitsConfig, SamplingConfig
 from model.rows.dataset import VIDEO_SUFFIXES
-from model.video.detector import Detector
+from model.video.detector import VideoDetector
 from model.video.reading import VideoReadError, read_clip
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def inspect(paths: Sequence[Path], detector: Detector, *, page: Path | None = None) -> list[Verdict]:
+def inspect(paths: Sequence[Path], detector: VideoDetector, *, page: Path | None = None) -> list[Verdict]:
     """Score each video, print a line for it, and write the page if one is asked for.
 
     Raises: FileNotFoundError: a path does not exist. ModuleNotFoundError: the page needs Matplotlib.
@@ -118,7 +118,7 @@ def _new_page(videos: Sequence[Path]) -> Page:
     return Page(f"A look at {len(videos)} {noun}", lead)
 
 
-def _video_section(verdict: Verdict, look: ClipLook | None, detector: Detector) -> list[str]:
+def _video_section(verdict: Verdict, look: ClipLook | None, detector: VideoDetector) -> list[str]:
     from debug import markup
     from debug.report.strips import frame_strip
 
@@ -150,7 +150,7 @@ def _video_section(verdict: Verdict, look: ClipLook | None, detector: Detector) 
     return parts
 
 
-def _timeline(verdict: Verdict, detector: Detector) -> str:
+def _timeline(verdict: Verdict, detector: VideoDetector) -> str:
     """The score that each moment would have alone, over time."""
     from debug.markup import BLUE, VERMILION, figure
     from debug.report.figures import new_figure
@@ -173,7 +173,7 @@ def _timeline(verdict: Verdict, detector: Detector) -> str:
     return figure(drawing, text, text)
 
 
-def _heat_figures(look: ClipLook, detector: Detector) -> list[str]:
+def _heat_figures(look: ClipLook, detector: VideoDetector) -> list[str]:
     """The first frame of up to three runs or moments, with the evidence laid over it."""
     from debug.markup import figure
     from debug.report.figures import new_figure

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .video.views import ViewConfig
+from .config import SamplingConfig
+from .video.views import BarConfig, ViewConfig
 
 if TYPE_CHECKING:
     import torch
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 
 
 class WeightsError(Exception):
@@ -23,14 +25,31 @@ class WeightsError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What stands in manifest.json. architecture: keyword arguments of `network.ViewNetwork`."""
+    """What stands in manifest.json: all that inference must know. sampling, bars and views are for video alone."""
 
     path: Path
-    file: str
-    sha256: str
-    views: ViewConfig
-    architecture: dict[str, Any]
-    calibration: dict[str, Any]
+    modality: str
+    file: str  # beside the manifest
+    sha256: str  # of the file
+    input: Mapping[str, Mapping[str, Any]]  # what becomes of a file before the networks
+    architecture: Mapping[str, Any]  # of the networks
+    heads: Mapping[str, Mapping[str, Any]]  # as `heads.from_arrays` takes them
+    offset: float  # of the score
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Which frames are read."""
+        return SamplingConfig(**self.input["sampling"])
+
+    @property
+    def bars(self) -> BarConfig:
+        """What is cut off as black bars."""
+        return BarConfig(**self.input["bars"])
+
+    @property
+    def views(self) -> ViewConfig:
+        """What is cut out of the frames."""
+        return ViewConfig(**self.input["views"])
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -40,10 +59,11 @@ def load_manifest(folder: Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format_version"] != FORMAT_VERSION:
             raise WeightsError(f"{path} has format {content['format_version']}; this code reads {FORMAT_VERSION}")
-        return Manifest(
-            path, content["file"], content["sha256"], ViewConfig(**content["views"]), content["architecture"],
-            content["calibration"],
-        )  # fmt: skip
+        parts = {name: content[name] for name in ("modality", "file", "sha256", "input", "architecture", "heads")}
+        manifest = Manifest(path=path, **parts, offset=float(content["calibration"]["offset"]))
+        if manifest.modality == "video":
+            _ = manifest.sampling, manifest.bars, manifest.views  # a value out of range is told here
+        return manifest
     except OSError as error:
         raise WeightsError(
             f"no weights: cannot read {path} ({error.strerror}); fetch the repository with its LFS files"

@@ -19,7 +19,7 @@ from debug.report.rows import build_rows, submission_from_scores
 from debug.report.scores import choose_columns, tables_from_scores
 
 if TYPE_CHECKING:
-    from model.video.detector import Detector
+    from model.video.detector import VideoDetector
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -40,7 +40,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="for --weights (default: cpu)")
     parser.add_argument("--stats", type=Path, help="what script.py --stats wrote: reasons of fallbacks")
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="default: report.html")
-    parser.add_argument("--title", default="Detector report")
+    parser.add_argument("--title", default="VideoDetector report")
     parser.add_argument("--anonymous", action="store_true", help="keep the solution's anonymised source names")
     parser.add_argument("--mistakes", type=int, default=6, help="strips per class (default: 6)")
     parser.add_argument("--seed", type=int, default=0)
@@ -142,7 +142,7 @@ def _load_videos(dataset: Path, ids: set[str], *, plain: bool) -> dict[str, byte
         raise MetricError(str(error)) from error
 
 
-def _load_detector(folder: Path, device: str) -> Detector:
+def _load_detector(folder: Path, device: str) -> VideoDetector:
     import torch
 
     from model.video.detector import load_detector

@@ -13,7 +13,7 @@ from debug.explain import ClipLook, FrameLook, look_at_video
 from debug.markup import CLASS_COLOURS, escape, frame_image, paragraph
 from model.config import LimitsConfig, SamplingConfig
 from model.rows.dataset import open_dataset
-from model.video.detector import Detector
+from model.video.detector import VideoDetector
 from model.video.reading import VideoReadError, read_clip
 
 _MAX_FRAMES = 8  # frames of one strip
@@ -83,7 +83,7 @@ def plain_strip(video: bytes | str) -> str:
     return f'<div class="strip">{"".join(cells[:_MAX_FRAMES])}</div>'
 
 
-def mistake_section(mistakes: pd.DataFrame, videos: Mapping[str, bytes | str], detector: Detector | None) -> str:
+def mistake_section(mistakes: pd.DataFrame, videos: Mapping[str, bytes | str], detector: VideoDetector | None) -> str:
     """One strip a clip. A clip that cannot be shown is named with the reason."""
     parts = [paragraph(_EVIDENCE_KEY if detector else _PLAIN_KEY)] if len(mistakes) else []
     for row in mistakes.itertuples():

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,29 @@ import numpy as np
 import torch
 
 from ..config import SamplingConfig, available_cores
-from ..video.scene import SceneNetwork
-from ..video.views import ViewConfig, split_views
+from ..heads import Decision, Head, merge_heads, side_by_side
+from ..video.detector import pool_views
+from ..video.views import PATCHES, RESIZED, BarConfig, ViewConfig, split_views
 from . import cache, protocol
 from .clips import LabelledDataError, Record, assign_folds, fingerprint, load_records
-from .export import SCENE, WEIGHTS_NAME, build_feature_network, build_scene_network, export_weights
+from .export import SCENE, WEIGHTS_NAME, build_feature_network, build_scene_network, export_weights, replace_file
 from .features import FirstStream, load_features, load_scenes
-from .fit import FitConfig, merge_heads, merge_linear_heads
+from .fit import KernelFit, LinearFit
 from .record import family_recalls, metadata_only_scores, summarise, write_scores
 
 VIEWS = ViewConfig()  # what script.py cuts; everything is learnt from these and measured on them
 BACKBONE = "tf_efficientnet_lite0"
 STREAMS = ("colours", "upsampling", "difference")
-KERNEL_MACHINES = {  # by what they read
-    "traces": FitConfig(num_components=250),
-    "scenes": FitConfig(num_components=150, kernel_width=2.0),
-    "class_tokens": FitConfig(num_components=250, kernel_width=2.0),
+HEADS: dict[str, KernelFit | LinearFit] = {
+    "traces": KernelFit(("patch", "resized"), num_components=250),
+    "scenes": KernelFit(("scene",), num_components=150, kernel_width=2.0),
+    "class_tokens": KernelFit(("class_tokens",), num_components=250, kernel_width=2.0),
+    "linear": LinearFit(("scene",)),
 }
+MEASURED_NAME = "measured.json"
 _COMMITTED = Path(__file__).resolve().parents[2] / "weights" / "video" / WEIGHTS_NAME
 
-Features = Mapping[str, np.ndarray]  # variant -> clip features, float32 (N, D)
+Features = Mapping[str, Mapping[str, np.ndarray]]  # variant -> name -> features of clips, float32 (N, D)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -64,21 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LabelledDataError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    traces, scenes = {}, {}
+    pooled = {}
     of_scene = "_".join("-".join(map(str, np.atleast_1d(value))) for value in SCENE.values())
     features, device = build_feature_network(BACKBONE, STREAMS), torch.device(options.device)
     for variant, array in views.items():
-        patches, resized = split_views(array, VIEWS)
+        kinds = split_views(array, VIEWS)
         file = folder / f"features_{BACKBONE}_{'_'.join(STREAMS)}_{variant}.npy"
-        of_patches = load_features(patches, features, file=file, device=device)
+        of_patches = load_features(kinds[PATCHES], features, file=file, device=device)
         file = folder / f"features_{BACKBONE}_resized_{variant}.npy"
-        of_resized = load_features(resized, FirstStream(features), file=file, device=device)
-        traces[variant] = protocol.pool_views(of_patches, of_resized)
+        of_resized = load_features(kinds[RESIZED], FirstStream(features), file=file, device=device)
         file = folder / f"scenes_{of_scene}_{variant}.npy"
-        scenes[variant] = load_scenes(resized, scene, file=file, device=device)
+        scenes = load_scenes(kinds[RESIZED], scene, file=file, device=device)
+        named = {"patch": of_patches, "resized": of_resized, "scene": scenes[:, None]}
+        pooled[variant] = pool_views(named, scene.num_class_features)
     build_weights(
-        traces, scenes, records, scene=scene, out=options.out, num_folds=options.folds, seed=options.seed,
-        command=f"python -m model.training --folds {options.folds} --seed {options.seed}",
+        pooled, records, networks={"features": features, "scene": scene}, out=options.out, num_folds=options.folds,
+        seed=options.seed, command=f"python -m model.training --folds {options.folds} --seed {options.seed}",
     )  # fmt: skip
     return 0
 
@@ -89,11 +94,10 @@ def _cache_key(records: Sequence[Record]) -> str:
 
 
 def build_weights(
-    traces: Features,
-    scenes: Features,
+    features: Features,
     records: Sequence[Record],
     *,
-    scene: SceneNetwork,
+    networks: Mapping[str, torch.nn.Module],
     out: Path,
     num_folds: int,
     seed: int,
@@ -101,20 +105,16 @@ def build_weights(
 ) -> dict[str, Any]:
     """Cross-validate, fit on everything, write weights, manifest and out-of-fold scores. Returns the measured figures.
 
-    traces, scenes: the two kinds of clip features.
+    features: variant -> name -> (N, D). networks: by the prefix of their tensors in the file.
     """
     folds = assign_folds(records, num_folds, seed=seed)
-    everyone = np.ones(len(records), bool)
-    classes = {variant: array[:, : scene.num_class_features] for variant, array in scenes.items()}
-    features = {"traces": traces, "scenes": scenes, "class_tokens": classes}
-    kernels = {name: protocol.kernel_machine(features[name], config) for name, config in KERNEL_MACHINES.items()}
-    linear = protocol.linear_machine(scenes)
+    read = {head: {v: side_by_side(named, fit.reads) for v, named in features.items()} for head, fit in HEADS.items()}
+    fits = {head: protocol.prepare_fit(read[head], config) for head, config in HEADS.items()}
 
     def evidence(*, hold_out_pages: bool) -> dict[str, dict[str, np.ndarray]]:
-        """Kind of evidence -> variant -> (N, pieces)."""
+        """Head -> variant -> (N, pieces)."""
         held_out = partial(protocol.out_of_fold_evidence, hold_out_pages=hold_out_pages)
-        kinds = {name: held_out(features[name], records, folds, fit) for name, fit in kernels.items()}
-        return {**kinds, "linear": held_out(scenes, records, folds, linear)}
+        return {head: held_out(read[head], records, folds, fit) for head, fit in fits.items()}
 
     def figures(fused: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {variant: summarise(column, records) for variant, column in fused.items()}
@@ -122,8 +122,8 @@ def build_weights(
     columns = evidence(hold_out_pages=False)
     scores = protocol.fuse_across(list(columns.values()), records, folds)
     measured = figures(scores)
-    for name, part in columns.items():
-        measured[f"{name.replace('_', ' ')} alone"] = figures(protocol.fuse_across([part], records, folds))
+    for head, part in columns.items():
+        measured[f"{head.replace('_', ' ')} alone"] = figures(protocol.fuse_across([part], records, folds))
     if protocol.pages_can_be_held_out(records, folds):
         off_pages = list(evidence(hold_out_pages=True).values())
         measured["pages held out too"] = figures(protocol.fuse_across(off_pages, records, folds))
@@ -131,29 +131,28 @@ def build_weights(
     measured["recall by family, as found"] = family_recalls(scores[cache.AS_FOUND], records)
     print(json.dumps(measured, indent=2))
     shares, offset = protocol.calibrate(list(columns.values()), records)
-    by_kind = dict(zip(columns, shares, strict=True))
-    heads = {
-        name: merge_heads(protocol.fit_experts(features[name], records, everyone, fit), by_kind[name].tolist())
-        for name, fit in kernels.items()
+    everyone = np.ones(len(records), bool)
+    heads: dict[str, Head] = {}
+    for (head, fit), share in zip(fits.items(), shares, strict=True):
+        heads[head] = merge_heads(protocol.fit_experts(read[head], records, everyone, fit), share.tolist())
+    made = {
+        "command": command,
+        "commit": _commit(),
+        "clips": len(records),
+        "data_sha256": fingerprint(records),
+        "variants": list(features),
     }
     export_weights(
         out,
-        heads,
-        merge_linear_heads(protocol.fit_experts(scenes, records, everyone, linear), by_kind["linear"].tolist()),
-        backbone=BACKBONE,
-        streams=STREAMS,
-        scene=scene,
-        views=VIEWS,
-        offset=offset,
-        record={
-            "command": command,
-            "commit": _commit(),
-            "clips": len(records),
-            "data_sha256": fingerprint(records),
-            "variants": list(traces),
-            "cross_validation": measured,
-        },
+        networks,
+        Decision(heads, {head: config.reads for head, config in HEADS.items()}, offset),
+        modality="video",
+        sizes={name: array.shape[1] for name, array in features[cache.AS_FOUND].items()},
+        input={"sampling": asdict(SamplingConfig()), "bars": asdict(BarConfig()), "views": asdict(VIEWS)},
+        architecture={"backbone": BACKBONE, "streams": list(STREAMS), "scene": SCENE},
+        made=made,
     )
+    replace_file(out / MEASURED_NAME, (json.dumps(measured, indent=2) + "\n").encode())
     write_scores(out / "cross_validation.csv", records, folds, scores)
     return measured
 

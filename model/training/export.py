@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib
 import json
@@ -11,19 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from timm.layers import resample_abs_pos_embed
 
+from ..heads import Decision, to_arrays
 from ..quantised import pack, unpack
-from ..video.detector import ViewNetwork
 from ..video.scene import SceneNetwork
 from ..video.traces import FeatureNetwork
-from ..video.views import ViewConfig
 from ..weights import FORMAT_VERSION, MANIFEST_NAME
-from .fit import Head, LinearHead
 
 WEIGHTS_NAME = "detector.safetensors"
 SCENE: dict[str, Any] = {
@@ -70,7 +66,7 @@ def build_scene_network(source: Path) -> SceneNetwork:
         network.transformer.load_state_dict(state, strict=True)
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"{source} does not hold the transformer ({error}); take this repository's weights/{WEIGHTS_NAME},"
+            f"{source} does not hold the transformer ({error}); take this repository's weights/video/{WEIGHTS_NAME},"
             " or make it anew with `python -m model.training.pretrained`"
         ) from error
     return network.eval()
@@ -84,67 +80,48 @@ def resize_positions(embeddings: torch.Tensor, network: SceneNetwork) -> torch.T
 
 def export_weights(
     folder: Path,
-    heads: Mapping[str, Head],
-    linear: LinearHead,
+    networks: Mapping[str, torch.nn.Module],
+    decision: Decision,
     *,
-    backbone: str,
-    streams: Sequence[str],
-    scene: SceneNetwork,
-    views: ViewConfig,
-    offset: float,
-    record: dict[str, Any],
+    modality: str,
+    sizes: Mapping[str, int],
+    input: Mapping[str, Any],
+    architecture: Mapping[str, Any],
+    made: Mapping[str, Any],
 ) -> None:
     """Write the weights, then the manifest that holds their hash; each appears whole or not at all.
 
-    heads: "traces", fitted on the mean over patches of all streams, then the mean over resized views of the colours;
-    "scenes", fitted on the mean over resized views of what `scene` gives; "class_tokens", on the class tokens in
-    it. linear: fitted on all of it. The sum of their raw scores and `offset` is the score.
-    record: how it was made and measured, for the manifest.
+    networks: by the prefix of their tensors' names. sizes: feature -> how many numbers. input, architecture: what
+    inference builds from, for the manifest, as `made`: how the weights came to be.
     """
-    features = build_feature_network(backbone, streams)
-    machines = {
-        name: {
-            "num_components": head.projection.shape[1],
-            "num_support": len(head.support),
-            "kernel_scale": head.kernel_scale,
-        }
-        for name, head in heads.items()
-    }
-    architecture: dict[str, Any] = {
-        "backbone": backbone, "streams": list(streams), "scene": SCENE, "machines": machines
-    }  # fmt: skip
-    network = ViewNetwork(**architecture)
-    traces, half = heads["traces"], features.num_features
-    taken = half + network.as_resized.in_features
-    if traces.projection.shape[0] != taken:
-        raise ValueError(f"the head takes {traces.projection.shape[0]} features; the network gives {taken}")
-    state = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
-    state |= {f"scene.{name}": tensor for name, tensor in scene.state_dict().items()}
-    state["as_patch.weight"] = _tensor(traces.projection[:half].T)
-    state["as_patch.bias"] = _tensor(traces.origin)
-    state["as_resized.weight"] = _tensor(traces.projection[half:].T)
-    for layer, name in (("as_scene", "scenes"), ("as_class_tokens", "class_tokens")):
-        state[f"{layer}.weight"] = _tensor(heads[name].projection.T)
-        state[f"{layer}.bias"] = _tensor(heads[name].origin)
-    state["linear.weight"] = _tensor(linear.direction[None])
-    state["linear.bias"] = _tensor(np.array([linear.intercept]))
-    for name, head in heads.items():
-        state[f"machines.{name}.support"] = _tensor(head.support)
-        state[f"machines.{name}.coefficients"] = _tensor(head.coefficients)
-    network.load_state_dict(state, strict=True)
-    content = save(store(network.state_dict()))
+    arrays, settings, offset = to_arrays(decision, sizes)
+    state = {f"{prefix}.{name}": t for prefix, network in networks.items() for name, t in network.state_dict().items()}
+    content = save(store(state | {name: torch.from_numpy(array) for name, array in arrays.items()}))
     manifest = {
         "format_version": FORMAT_VERSION,
+        "modality": modality,
         "file": WEIGHTS_NAME,
         "sha256": hashlib.sha256(content).hexdigest(),
-        "views": dataclasses.asdict(views),
+        "input": input,
         "architecture": architecture,
-        "calibration": {"offset": offset + sum(head.intercept for head in heads.values())},
-        "record": record,
+        "heads": settings,
+        "calibration": {"offset": offset},
+        "made": made,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / WEIGHTS_NAME, content)
-    _replace(folder / MANIFEST_NAME, (json.dumps(manifest, indent=2) + "\n").encode())
+    replace_file(folder / WEIGHTS_NAME, content)
+    replace_file(folder / MANIFEST_NAME, manifest_text(manifest).encode())
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """JSON with a line for each setting of each part."""
+    parts = []
+    for name, value in manifest.items():
+        text = json.dumps(value)
+        if isinstance(value, Mapping):
+            text = "{\n" + ",\n".join(f"    {json.dumps(key)}: {json.dumps(v)}" for key, v in value.items()) + "\n  }"
+        parts.append(f"  {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def store(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -163,11 +140,8 @@ def store(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return stored
 
 
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content)
     os.replace(temporary, path)

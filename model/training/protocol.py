@@ -4,50 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from ..heads import Head
 from .cache import AS_FOUND, PROCESSED
 from .clips import Record, balanced_weights
-from .fit import FitConfig, Head, LinearHead, fit_head, fit_linear_head, fit_projection, fit_scaling, fuse
+from .fit import KernelFit, LinearFit, fit_head, fit_linear_head, fit_projection, fit_scaling, fuse, kernel_scale
 
 MEASURED = (AS_FOUND, PROCESSED)
 
 
-class Machine(Protocol):
-    """A decision that was learnt from clip features."""
-
-    def raw_scores(self, features: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N,), > 0 leans to generated."""
-        ...
-
-
-_Machine = TypeVar("_Machine", bound=Machine)
-Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], _Machine]  # features (N, D), generated (N,), weights (N,)
+Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Head]  # features (N, D), generated (N,), weights (N,)
 Kinds = Sequence[Mapping[str, np.ndarray]]  # of evidence: variant -> raw scores of its pieces, (N, pieces)
 
 
-def pool_views(patches: np.ndarray, resized: np.ndarray) -> np.ndarray:
-    """Features of patches (N, P, F) and of resized views (N, R, G) -> float32 (N, F + G), the mean over each."""
-    return np.concatenate([part.astype(np.float32).mean(axis=1) for part in (patches, resized)], axis=1)
+def prepare_fit(features: Mapping[str, np.ndarray], config: KernelFit | LinearFit) -> Fit:
+    """Standardise over all clips of all variants, and find the principal components: without labels, so for all folds.
 
-
-def kernel_machine(features: Mapping[str, np.ndarray], config: FitConfig) -> Fit[Head]:
-    """Learns in the principal components of all clips, standardised, the same for all folds: they use no labels."""
-    return partial(fit_head, projection=fit_projection(np.concatenate(list(features.values())), config), config=config)
-
-
-def linear_machine(features: Mapping[str, np.ndarray], penalty: float = 1.0) -> Fit[LinearHead]:
-    """Learns from features standardised over all clips, which uses no labels. penalty: C."""
-    scaling = fit_scaling(np.concatenate(list(features.values())))
-    return partial(fit_linear_head, scaling=scaling, penalty=penalty)
+    features: variant -> (N, D). The heads that are fitted later share what is found here.
+    """
+    everything = np.concatenate(list(features.values()))
+    if isinstance(config, LinearFit):
+        return partial(fit_linear_head, scaling=fit_scaling(everything), penalty=config.penalty)
+    projection = fit_projection(everything, config.num_components)
+    scale = kernel_scale(everything, projection, config.kernel_width)
+    return partial(fit_head, projection=projection, scale=scale, penalty=config.penalty)
 
 
 def fit_experts(
-    features: Mapping[str, np.ndarray], records: Sequence[Record], members: np.ndarray, fit: Fit[_Machine]
-) -> list[_Machine]:
+    features: Mapping[str, np.ndarray], records: Sequence[Record], members: np.ndarray, fit: Fit
+) -> list[Head]:
     """Two machines: of the member clips as found, and of all their variants.
 
     The first is the sharper on clips as found, the second holds on post-processed ones. members: bool (N,).
@@ -79,7 +67,7 @@ def out_of_fold_evidence(
     features: Mapping[str, np.ndarray],
     records: Sequence[Record],
     folds: np.ndarray,
-    fit: Fit[_Machine],
+    fit: Fit,
     *,
     hold_out_pages: bool = False,
 ) -> dict[str, np.ndarray]:

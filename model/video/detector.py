@@ -1,114 +1,61 @@
-"""The network: traces in patches, the scene in the shrunk frame; support vector machines decide; one score a clip."""
+"""The detector for video: frozen networks read patches and resized views, heads decide; one score a clip."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict, TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..cpu import fuse_backbone, pack_linear_layers
+from ..heads import Decision, from_arrays
 from ..weights import Manifest, WeightsError, load_manifest, load_tensors
 from .scene import SceneArchitecture, SceneNetwork
 from .traces import FeatureNetwork
-from .views import ViewConfig, split_views
+from .views import PATCHES, RESIZED, split_views
 
-Kind = Literal["patch", "resized"]  # of a view
-KINDS: tuple[Kind, Kind] = "patch", "resized"
-MACHINES = ("traces", "scenes", "class_tokens")  # kernel machines, by what they read
+_NETWORKS = ("features.", "scene.")  # prefixes of the networks' tensors in the file; the others belong to heads
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
-class MachineArchitecture(TypedDict):
-    """What the manifest says of a kernel machine."""
+class VideoNetwork(nn.Module):
+    """The frozen networks: views of one kind -> named features, side by side.
 
-    num_components: int
-    num_support: int
-    kernel_scale: float
-
-
-class KernelMachine(nn.Module):
-    """A Gaussian support vector machine, computed in double precision on the host. support: (M, P)."""
-
-    support: torch.Tensor
-    coefficients: torch.Tensor
-
-    def __init__(self, *, num_components: int, num_support: int, kernel_scale: float) -> None:
-        super().__init__()
-        self.register_buffer("support", torch.zeros(num_support, num_components))
-        self.register_buffer("coefficients", torch.zeros(num_support))
-        self.kernel_scale = kernel_scale
-
-    def on_host(self) -> Callable[[np.ndarray], float]:
-        """A function of a place, (P,), that gives its raw score."""
-        support, coefficients = self.support.double().cpu().numpy(), self.coefficients.double().cpu().numpy()
-
-        def raw_score(place: np.ndarray) -> float:
-            squared_distances = ((support - place) ** 2).sum(axis=1)
-            return float(np.exp(-self.kernel_scale * squared_distances) @ coefficients)
-
-        return raw_score
-
-
-class ViewNetwork(nn.Module):
-    """Views -> their shares in the clip's places in the kernel machines' spaces, and the linear machine's raw score.
-
-    A clip's place among the traces is the sum of the mean over its patches and the mean over its resized views, each
-    through a linear map of its own; of a resized view only the colours count. Its places among the scenes and among
-    their class tokens are means over its resized views, and so is the linear machine's raw score of the scene.
+    Patches give "patch": traces in all streams. Resized views give "resized", traces in the colours alone, and "scene".
     """
 
-    def __init__(
-        self,
-        *,
-        backbone: str,
-        streams: Sequence[str],
-        scene: SceneArchitecture,
-        machines: Mapping[str, MachineArchitecture],
-    ) -> None:
+    def __init__(self, *, backbone: str, streams: Sequence[str], scene: SceneArchitecture) -> None:
         super().__init__()
         if streams[0] != "colours":
-            raise ValueError(f"the first stream is {streams[0]!r}; it must be 'colours', which all parts share")
-        self.machines = nn.ModuleDict({name: KernelMachine(**machines[name]) for name in MACHINES})
-        traces, scenes, class_tokens = (machines[name]["num_components"] for name in MACHINES)
+            raise ValueError(f"the first stream is {streams[0]!r}; it must be 'colours', which resized views share")
         self.features = FeatureNetwork(backbone=backbone, streams=streams)
-        self.as_patch = nn.Linear(self.features.num_features, traces)
-        self.as_resized = nn.Linear(self.features.num_features // len(streams), traces, bias=False)
         self.scene = SceneNetwork(**scene)
-        self.as_scene = nn.Linear(self.scene.num_features, scenes)
-        self.as_class_tokens = nn.Linear(self.scene.num_class_features, class_tokens)
-        self.linear = nn.Linear(self.scene.num_features, 1)
-
-    def forward(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
-        """uint8 (B, K, S, S, 3) -> float32 (B, D): parts of the sizes `sizes`, in its order.
-
-        kind: of all these views; zeros stand for what does not count for it.
-        """
-        on_patch = kind == "patch"
-        features = self.features(views, num_streams=len(self.features.streams) if on_patch else 1)
-        if on_patch:
-            with torch.autocast(views.device.type, enabled=False):
-                return F.pad(self.as_patch(features), (0, sum(self.sizes[1:])))
-        scene = self.scene(views)
-        with torch.autocast(views.device.type, enabled=False):
-            class_tokens = self.as_class_tokens(scene[:, : self.scene.num_class_features])
-            parts = self.as_resized(features), self.as_scene(scene), class_tokens, self.linear(scene)
-            return F.pad(torch.cat(parts, dim=1), (self.sizes[0], 0))
 
     @property
-    def sizes(self) -> tuple[int, int, int, int, int]:
-        """Of the output's parts: as a patch, as a resized view, as a scene, its class tokens, the raw score."""
-        layers = self.as_patch, self.as_resized, self.as_scene, self.as_class_tokens
-        patch, resized, scene, class_tokens = (layer.out_features for layer in layers)
-        return patch, resized, scene, class_tokens, 1
+    def layout(self) -> dict[str, dict[str, int]]:
+        """Kind of view -> name of a feature -> its size, in the order of the output."""
+        traces = self.features.num_features
+        resized = {"resized": traces // len(self.features.streams), "scene": self.scene.num_features}
+        return {PATCHES: {"patch": traces}, RESIZED: resized}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Name -> size of every feature that `pool_views` gives."""
+        views = {name: size for kind in self.layout.values() for name, size in kind.items()}
+        return {**views, "class_tokens": self.scene.num_class_features}
+
+    def forward(self, views: torch.Tensor, kind: str) -> torch.Tensor:
+        """uint8 (B, K, S, S, 3), all of one kind -> float32 (B, D of the kind)."""
+        if kind == PATCHES:
+            return self.features(views)
+        return torch.cat([self.features(views, num_streams=1), self.scene(views)], dim=1)
 
     @torch.inference_mode()
     def prepare_for_cpu(self, size: int) -> None:
@@ -119,95 +66,66 @@ class ViewNetwork(nn.Module):
         pack_linear_layers(self.scene.transformer)
 
 
-class _Parts(NamedTuple):
-    """The outputs of one clip's views, by kind. Traces of both kinds have one space."""
+def pool_views(views: Mapping[str, np.ndarray], num_class_features: int) -> dict[str, np.ndarray]:
+    """Features of views, (N, V, D) by name -> of clips, float32 (N, D): means over views, and the class tokens apart.
 
-    patches: np.ndarray  # (P, C)
-    resized: np.ndarray  # (R, C)
-    scenes: np.ndarray  # (R, S), what else resized views give: two places and a raw score
+    A feature of which a clip has no view is zero. num_class_features: the first ones of the scene.
+    """
+    pooled = {
+        name: (array.sum(axis=1, dtype=np.float64) / max(1, array.shape[1])).astype(np.float32)
+        for name, array in views.items()
+    }
+    return {**pooled, "class_tokens": pooled["scene"][:, :num_class_features]}
 
 
-class Detector:
-    """The loaded network on one device, with its kernel machines and calibration."""
+class VideoDetector:
+    """The networks on one device, and the decision. Serves `modality.Detector`."""
 
-    def __init__(self, network: ViewNetwork, manifest: Manifest, device: torch.device) -> None:
-        self.view_config: ViewConfig = manifest.views
+    def __init__(self, network: VideoNetwork, decision: Decision, manifest: Manifest, device: torch.device) -> None:
+        self.manifest = manifest
+        self.view_config = manifest.views
+        self.views_per_clip = self.view_config.num_views
         self.device = device
-        self._sizes = network.sizes
-
-        self._machines = {name: cast(KernelMachine, machine).on_host() for name, machine in network.machines.items()}
-        self._offset = float(manifest.calibration["offset"])
+        self._layout, self._decision = network.layout, decision
+        self._num_class_features = network.scene.num_class_features
         self._network = fold_batch_norms(network.eval()).to(device)
         if device.type == "cpu":
-            self._network.prepare_for_cpu(manifest.views.size)
+            self._network.prepare_for_cpu(self.view_config.size)
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
 
-    @property
-    def views_per_clip(self) -> int:
-        return self.view_config.num_views
-
     def split(self, content: np.ndarray) -> dict[str, np.ndarray]:
-        """See `modality.Detector`."""
-        if content.shape != (self.view_config.num_bytes,):
-            raise ValueError(f"content of shape {content.shape}; a clip has {self.view_config.num_bytes} bytes")
-        return dict(zip(KINDS, split_views(content, self.view_config), strict=True))
-
-    def features(self, views: torch.Tensor, kind: str) -> torch.Tensor:
-        """See `modality.Detector`."""
-        return self.outputs(views, cast(Kind, kind))
+        """uint8 (num_bytes,), as cut -> kind -> (V, K, S, S, 3), without copies. Raises: ValueError."""
+        return split_views(content, self.view_config)
 
     @torch.inference_mode()
-    def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
-        """uint8 (B, K, S, S, 3), all of one kind, of any clips, on any device -> float32 (B, D) on the detector's."""
+    def features(self, views: torch.Tensor, kind: str) -> torch.Tensor:
+        """uint8 (B, K, S, S, 3) of one kind, of any clips, on any device -> float32 (B, D) on the detector's."""
         views = views.to(self.device, non_blocking=True)
         with torch.autocast("cuda", dtype=torch.float16, enabled=self.device.type == "cuda"):
             return self._network(views, kind).float()
 
-    def clip_outputs(self, views: np.ndarray) -> np.ndarray:
-        """Of one clip: uint8 (num_bytes,), as `cut_views` gives them -> float32 (V, D), for `score`."""
-        return clip_outputs(views, self.view_config, self.outputs)
+    def clip_features(self, content: np.ndarray) -> dict[str, np.ndarray]:
+        """Of one clip: uint8 (num_bytes,) -> kind -> float32 (V, D), for `score`."""
+        return {
+            kind: self.features(torch.from_numpy(part), kind).cpu().numpy()
+            for kind, part in self.split(content).items()
+        }
 
-    def view_scores(self, outputs: np.ndarray) -> np.ndarray:
-        """(V, D) -> (V,), > 0 for generated: the clip's score if all its views of the kind were this one."""
-        parts = self._split(outputs)
-        patch, resized, scene = map(_mean, parts)
-        scores = [self._score(place + resized, scene) for place in parts.patches]
-        pairs = zip(parts.resized, parts.scenes, strict=True)
-        return np.array(scores + [self._score(patch + place, own) for place, own in pairs])
+    def score(self, features: Mapping[str, np.ndarray]) -> float:
+        """Kind -> (V, D) of one clip -> calibrated log-likelihood ratio. A kind without views may be missing."""
+        named: dict[str, np.ndarray] = {}
+        for kind, sizes in self._layout.items():
+            array = features.get(kind, np.zeros((0, sum(sizes.values())), np.float32))
+            parts = np.split(array[None], np.cumsum(list(sizes.values()))[:-1], axis=2)
+            named |= dict(zip(sizes, parts, strict=True))
+        return float(self._decision.scores(pool_views(named, self._num_class_features))[0])
 
-    def score(self, outputs: np.ndarray | Mapping[str, np.ndarray]) -> float:
-        """Calibrated log-likelihood ratio of one clip from the outputs of its views, (V, D), or of each kind's."""
-        if isinstance(outputs, Mapping):
-            outputs = np.concatenate([outputs[kind] for kind in KINDS if kind in outputs])
-        patch, resized, scene = map(_mean, self._split(outputs))
-        return self._score(patch + resized, scene)
-
-    def _split(self, outputs: np.ndarray) -> _Parts:
-        if len(outputs) != self.view_config.num_views:
-            raise ValueError(f"outputs of {len(outputs)} views; a clip has {self.view_config.num_views}")
-        patch, resized, scene = np.split(outputs.astype(np.float64), np.cumsum(self._sizes[:2]), axis=1)
-        count = self.view_config.num_patches
-        return _Parts(patch[:count], resized[count:], scene[count:])
-
-    def _score(self, traces: np.ndarray, scene: np.ndarray) -> float:
-        """What all the machines say, added up. scene: two places and the linear machine's raw score."""
-        place, class_tokens, (linear,) = np.split(scene, np.cumsum(self._sizes[2:4]))
-        places = {"traces": traces, "scenes": place, "class_tokens": class_tokens}
-        kernels = sum(machine(places[name]) for name, machine in self._machines.items())
-        return float(kernels + linear + self._offset)
-
-
-def clip_outputs(
-    views: np.ndarray, config: ViewConfig, outputs: Callable[[torch.Tensor, Kind], torch.Tensor]
-) -> np.ndarray:
-    """Of one clip: uint8 (num_bytes,) -> float32 (V, D). outputs: of views of one kind, such as `Detector.outputs`."""
-    parts = zip(split_views(views, config), KINDS, strict=True)
-    return np.concatenate([outputs(torch.from_numpy(part), kind).cpu().numpy() for part, kind in parts if len(part)])
-
-
-def _mean(rows: np.ndarray) -> np.ndarray:
-    """(N, ...) -> (...); zeros where there are no rows, as of resized views that a manifest does without."""
-    return rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1:])
+    def view_scores(self, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Kind -> (V, D) of one clip -> kind -> (V,): the score that it would have if all views were like this one."""
+        return {
+            kind: np.array([self.score({**features, kind: array[view : view + 1]}) for view in range(len(array))])
+            for kind, array in features.items()
+        }
 
 
 def fold_batch_norms(network: _Network) -> _Network:
@@ -222,12 +140,20 @@ def fold_batch_norms(network: _Network) -> _Network:
     return network
 
 
-def load_detector(folder: Path, device: torch.device) -> Detector:
-    """Build the network of `folder`'s manifest and load its verified weights, strictly. Raises: WeightsError."""
-    manifest = load_manifest(folder)
+def load_network(manifest: Manifest) -> tuple[VideoNetwork, Decision]:
+    """Build what the manifest describes and load its verified weights, strictly. Raises: WeightsError."""
+    tensors = load_tensors(manifest)
     try:
-        network = ViewNetwork(**manifest.architecture)
-        network.load_state_dict(load_tensors(manifest), strict=True)
+        network = VideoNetwork(**manifest.architecture)
+        network.load_state_dict({n: t for n, t in tensors.items() if n.startswith(_NETWORKS)}, strict=True)
+        arrays = {name: t.float().numpy() for name, t in tensors.items() if not name.startswith(_NETWORKS)}
+        decision = from_arrays(arrays, manifest.heads, manifest.offset, network.sizes)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{manifest.file} does not fit the architecture in {manifest.path}: {error}") from error
-    return Detector(network, manifest, device)
+    return network, decision
+
+
+def load_detector(folder: Path, device: torch.device) -> VideoDetector:
+    """The detector of `folder`'s manifest and weights. Raises: WeightsError."""
+    manifest = load_manifest(folder)
+    return VideoDetector(*load_network(manifest), manifest, device)

@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-_BLUR_SIGMA = 1.0
-_BLUR_RADIUS = 3
 _RESIDUAL_LEVELS = 16.0  # grey levels of an unnormalised residual that become 1.0 at the backbone's input
 _NORMALISED_DEVIATION = 0.5  # what a normalised residual's standard deviation becomes
 _MIN_DEVIATION = 1.0  # grey levels; a flatter residual is not blown up further
@@ -24,16 +22,6 @@ _MAX_INPUT = 2.0  # residuals are cut off here
 def _colours(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """The frame as the backbone was trained on it (TensorFlow's Lite models: (x - 127) / 128)."""
     return (first - 127.0) / 128.0
-
-
-def _highpass(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Frame minus its Gaussian blur, each view at the same contrast."""
-    offsets = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=first.device, dtype=first.dtype)
-    kernel = torch.exp(-(offsets**2) / (2 * _BLUR_SIGMA**2))
-    kernel = kernel / kernel.sum()
-    weight = (kernel[:, None] * kernel[None, :]).expand(3, 1, -1, -1)
-    padded = F.pad(first, (_BLUR_RADIUS,) * 4, mode="reflect")
-    return _normalise(first - F.conv2d(padded, weight, groups=3))
 
 
 def _upsampling(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -54,7 +42,6 @@ def _normalise(residual: torch.Tensor) -> torch.Tensor:
 
 STREAMS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "colours": _colours,
-    "highpass": _highpass,
     "upsampling": _upsampling,
     "difference": _difference,
 }

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PATCHES, RESIZED = "patches", "resized"  # kinds of views
+
 
 @dataclass(frozen=True)
 class ViewConfig:
@@ -76,16 +78,20 @@ _PATCH_FRACTIONS = (
 )  # fmt: skip
 
 
-_BAR_LEVEL = 32  # grey levels; what is black when it is made is seldom brighter after compression
-_BAR_STEP = 16  # every so many pixels along a row or column are looked at
-_BRIGHT_SHARE = 0.05  # of the pixels looked at may be brighter: a mark in the bar, ringing
-_MIN_BAR = 0.02  # of the side; a thinner pair is left alone
-_MIN_SYMMETRY = 0.6  # of the wider bar, for the narrower one: dark scenes end unevenly, bars do not
-_MIN_PICTURE = 0.25  # of the side
-_BAR_RIM = 2  # pixels inside the picture that are cut off with the bar: compression blurs its edge
+@dataclass(frozen=True)
+class BarConfig:
+    """What is taken for black bars; travels with the weights in the manifest."""
+
+    level: int = 32  # grey levels; what is black when it is made is seldom brighter after compression
+    step: int = 16  # every so many pixels along a row or column are looked at
+    bright_share: float = 0.05  # of the pixels looked at may be brighter: a mark in the bar, ringing
+    min_bar: float = 0.02  # of the side; a thinner pair is left alone
+    min_symmetry: float = 0.6  # of the wider bar, for the narrower one: dark scenes end unevenly, bars do not
+    min_picture: float = 0.25  # of the side
+    rim: int = 2  # pixels inside the picture that are cut off with the bar: compression blurs its edge
 
 
-def trim_bars(runs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+def trim_bars(runs: Sequence[np.ndarray], config: BarConfig = BarConfig()) -> tuple[np.ndarray, ...]:
     """Cut black bars in pairs (letterbox, pillarbox) off every run of frames, uint8 RGB (T_i, H, W, 3); no copies.
 
     Who added the bars says nothing about who made the picture; among the training clips nearly all with bars are real.
@@ -93,23 +99,24 @@ def trim_bars(runs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     trimmed = []
     for run in runs:
         ends = run[:: max(1, len(run) - 1)]
-        top, bottom = _bars(ends[:, :, ::_BAR_STEP].max(axis=(0, 3)))
-        left, right = _bars(ends[:, ::_BAR_STEP].max(axis=(0, 3)).T)
+        top, bottom = _bars(ends[:, :, :: config.step].max(axis=(0, 3)), config)
+        left, right = _bars(ends[:, :: config.step].max(axis=(0, 3)).T, config)
         height, width = run.shape[1:3]
         trimmed.append(run[:, top : height - bottom, left : width - right])
     return tuple(trimmed)
 
 
-def _bars(brightest: np.ndarray) -> tuple[int, int]:
+def _bars(brightest: np.ndarray, config: BarConfig) -> tuple[int, int]:
     """Lines to cut off at the start and at the end; both 0 unless both ends have a bar. brightest: (lines, samples)."""
-    lit = np.flatnonzero((brightest > _BAR_LEVEL).mean(axis=1) > _BRIGHT_SHARE)
+    lit = np.flatnonzero((brightest > config.level).mean(axis=1) > config.bright_share)
     if not len(lit):
         return 0, 0
     side, first, last = len(brightest), int(lit[0]), len(brightest) - 1 - int(lit[-1])
     narrow, wide = sorted((first, last))
-    if narrow < _MIN_BAR * side or narrow < _MIN_SYMMETRY * wide or side - first - last < _MIN_PICTURE * side:
+    thin = narrow < config.min_bar * side or narrow < config.min_symmetry * wide
+    if thin or side - first - last < config.min_picture * side:
         return 0, 0
-    return first + _BAR_RIM, last + _BAR_RIM
+    return first + config.rim, last + config.rim
 
 
 def view_positions(shapes: Sequence[tuple[int, int, int]], config: ViewConfig) -> list[ViewPosition]:
@@ -150,23 +157,31 @@ def cut_views(runs: Sequence[np.ndarray], config: ViewConfig) -> np.ndarray:
     than a patch repeats its last frame. Returns uint8 (config.num_bytes,), for `split_views`.
     """
     views = np.empty(config.num_bytes, np.uint8)
-    patches, resized = split_views(views, config)
+    kinds = split_views(views, config)
     positions = view_positions([run.shape[:3] for run in runs], config)
     for view, at in enumerate(positions):
         run = runs[at.run][:, at.top : at.top + at.side, at.left : at.left + at.side]
         if at.resized:
-            resized[view - config.num_patches, 0] = _resize(run[at.frame], config.resized_size)
+            kinds[RESIZED][view - config.num_patches, 0] = _resize(run[at.frame], config.resized_size)
             continue
         for offset in range(config.num_frames):
-            patches[view, offset] = _mirror_out(run[min(at.frame + offset, len(run) - 1)], config.size)
+            kinds[PATCHES][view, offset] = _mirror_out(run[min(at.frame + offset, len(run) - 1)], config.size)
     return views
 
 
-def split_views(views: np.ndarray, config: ViewConfig) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (..., num_bytes) -> patches (..., P, K, S, S, 3) and resized views (..., R, 1, Z, Z, 3), without copies."""
+def split_views(views: np.ndarray, config: ViewConfig) -> dict[str, np.ndarray]:
+    """uint8 (..., num_bytes) -> PATCHES: (..., P, K, S, S, 3), RESIZED: (..., R, 1, Z, Z, 3), without copies.
+
+    A kind without views is left out. Raises: ValueError: of another size.
+    """
+    if views.shape[-1] != config.num_bytes:
+        raise ValueError(f"views of {views.shape[-1]} bytes; a clip has {config.num_bytes}")
     patches, resized = np.split(views, [math.prod(config.patch_shape)], axis=-1)
     start = views.shape[:-1]
-    return patches.reshape(*start, *config.patch_shape), resized.reshape(*start, *config.resized_shape)
+    kinds = {PATCHES: patches.reshape(*start, *config.patch_shape)}
+    if config.num_resized:
+        kinds[RESIZED] = resized.reshape(*start, *config.resized_shape)
+    return kinds
 
 
 def _mirror_out(patch: np.ndarray, size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from debug import explain, inspect_video
 from model.config import LimitsConfig, SamplingConfig
 from model.video.copies import encode
-from model.video.detector import Kind
 from model.video.reading import Clip, read_clip
 from model.video.views import ViewConfig, split_views
 from tests.clip_folder import render_frames
@@ -24,19 +24,19 @@ class Brightness:
 
     view_config = ViewConfig(num_patches=4, num_resized=2, num_frames=2, size=SIZE, resized_size=SIZE)
 
-    def outputs(self, views: torch.Tensor, kind: Kind) -> torch.Tensor:
+    def features(self, views: torch.Tensor, kind: str) -> torch.Tensor:
         return views.float().mean(dim=(1, 2, 3, 4))[:, None] / 128 - 1
 
-    def clip_outputs(self, views: np.ndarray) -> np.ndarray:
-        patches, resized = map(torch.from_numpy, split_views(views, self.view_config))
-        return torch.cat([self.outputs(patches, "patch"), self.outputs(resized, "resized")]).numpy()
+    def clip_features(self, views: np.ndarray) -> dict[str, np.ndarray]:
+        kinds = split_views(views, self.view_config)
+        return {kind: self.features(torch.from_numpy(part), kind).numpy() for kind, part in kinds.items()}
 
-    def score(self, outputs: np.ndarray) -> float:
-        assert outputs.shape == (self.view_config.num_views, 1)
-        return float(outputs.mean())
+    def score(self, features: Mapping[str, np.ndarray]) -> float:
+        """The mean over kinds, of each kind's mean over views."""
+        return float(np.mean([values.mean() for values in features.values()]))
 
-    def view_scores(self, outputs: np.ndarray) -> np.ndarray:
-        return outputs[:, 0]
+    def view_scores(self, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {kind: values[:, 0] for kind, values in features.items()}
 
 
 def make_clip(*, num_frames: int = 8, height: int = 64, width: int = 96) -> Clip:
@@ -62,7 +62,7 @@ def videos(tmp_path: Path) -> Path:
 def test_the_score_is_the_detectors_and_frames_add_up() -> None:
     detector, clip = Brightness(), make_clip()
     seen = explain.look_at_clip(clip, detector)  # type: ignore[arg-type]
-    assert seen.score == pytest.approx(detector.score(seen.outputs))
+    assert seen.score == pytest.approx(detector.score(seen.features))
     boxes = {box for frame in seen.frames for box in frame.boxes}
     assert len(boxes) == detector.view_config.num_views
     for frame in seen.frames:
@@ -91,9 +91,9 @@ def test_heat_map_shows_the_side_that_drives_the_score() -> None:
     assert heat.shape == (64, 96)
     assert heat[:, :16].max() < heat[:, -16:].min()
     # a corner lies in one patch of the grid only: all patches like it, resized views as they were
-    resized = seen.outputs[4:].sum()
-    assert heat[0, 0] == pytest.approx((4 * -1 + resized) / 6, abs=0.01)
-    assert heat[-1, -1] == pytest.approx((4 * (255 / 128 - 1) + resized) / 6, abs=0.01)
+    resized = seen.features["resized"].mean()
+    assert heat[0, 0] == pytest.approx((-1 + resized) / 2, abs=0.01)
+    assert heat[-1, -1] == pytest.approx((255 / 128 - 1 + resized) / 2, abs=0.01)
 
 
 def test_a_frame_smaller_than_a_view_has_one_value() -> None:
@@ -138,7 +138,7 @@ def test_the_score_is_the_one_that_the_submission_gets(videos: Path) -> None:
     (verdict,) = inspect_video.inspect([videos / "bright.mkv"], detector)  # type: ignore[arg-type]
     clip = read_clip((videos / "bright.mkv").read_bytes(), SamplingConfig(), LimitsConfig())
     views = cut_views(trim_bars(clip.runs), detector.view_config)
-    assert verdict.score == pytest.approx(detector.score(detector.clip_outputs(views)))
+    assert verdict.score == pytest.approx(detector.score(detector.clip_features(views)))
 
 
 def test_folders_files_and_absent_paths(videos: Path) -> None:

@@ -17,13 +17,14 @@ import torch
 
 from debug.toy_clips import clip
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig
+from model.modality import Detector
 from model.rows.dataset import ClipDataset, Row, open_files
 from model.rows.submission import ResultFile
 from model.run import scoring
 from model.run.pipeline import run
 from model.run.pool import DecodePool
 from model.run.scoring import BatchScorer, score_clip
-from model.video.detector import Detector, load_detector
+from model.video.detector import VideoDetector, load_detector
 from model.video.prepare import VideoPreparation
 
 CPU = torch.device("cpu")
@@ -32,12 +33,12 @@ TOLERANCE = 2e-3  # of a log-likelihood ratio: float32 kernels differ with the b
 
 
 @pytest.fixture(scope="module")
-def detector(repository: Path) -> Detector:
+def detector(repository: Path) -> VideoDetector:
     return load_detector(repository / "weights" / "video", CPU)
 
 
 @pytest.fixture(scope="module")
-def preparation(detector: Detector) -> VideoPreparation:
+def preparation(detector: VideoDetector) -> VideoPreparation:
     return VideoPreparation(SamplingConfig(), LimitsConfig(), detector.view_config)
 
 

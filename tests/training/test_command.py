@@ -59,13 +59,14 @@ def test_from_clips_to_weights_in_one_command(shared_clips: Path, repository: Pa
     arguments += ["--device", "cpu", "--workers", "1", "--folds", "2"]
     assert main(arguments) == 0
     detector = load_detector(tmp_path / "out", torch.device("cpu"))
-    outputs = detector.clip_outputs(np.zeros(detector.view_config.num_bytes, np.uint8))
-    assert np.isfinite(detector.score(outputs))
+    features = detector.clip_features(np.zeros(detector.view_config.num_bytes, np.uint8))
+    assert np.isfinite(detector.score(features))
     with (tmp_path / "out" / "cross_validation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8 and all(np.isfinite(float(row["score_clean"]) + float(row["score_post"])) for row in rows)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["record"]["clips"] == 8 and "class tokens alone" in manifest["record"]["cross_validation"]
+    measured = json.loads((tmp_path / "out" / "measured.json").read_text())
+    assert manifest["made"]["clips"] == measured["clean"]["clips"] == 8 and "class tokens alone" in measured
 
     cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("[fs]*") if path.is_file()}
     assert len(cached) == 3 * 2  # features of both kinds of views, scenes; by variant

@@ -9,28 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.heads import KernelHead, merge_heads
 from model.training import cache
 from model.training.clips import LabelledDataError, Record, assign_folds, balanced_weights, fingerprint, load_records
-from model.training.fit import (
-    FitConfig,
-    fit_head,
-    fit_linear_head,
-    fit_projection,
-    fit_scaling,
-    fuse,
-    merge_heads,
-    merge_linear_heads,
-)
+from model.training.fit import KernelFit, LinearFit, fit_linear_head, fit_scaling, fuse
 from model.training.protocol import (
     calibrate,
     fit_experts,
     fuse_across,
     importance,
-    kernel_machine,
-    linear_machine,
     out_of_fold_evidence,
     pages_can_be_held_out,
-    pool_views,
+    prepare_fit,
 )
 from model.training.record import (
     balanced_accuracy,
@@ -192,13 +182,13 @@ def _toy(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_kernel_machine_learns_what_no_plane_can() -> None:
     features, generated = _toy(400, seed=0)
-    config = FitConfig(num_components=6)
     train, test = slice(0, 300), slice(300, None)
-    projection = fit_projection(features[train], config)
-    head = fit_head(features[train], generated[train], np.ones(300), projection, config)
+    fit = prepare_fit({"all": features[train]}, KernelFit(("all",), num_components=6))
+    head = fit(features[train], generated[train], np.ones(300))
+    assert isinstance(head, KernelHead)
     assert ((head.raw_scores(features[test]) > 0) == generated[test]).mean() > 0.95
     twice = merge_heads([head, head], [0.5, 1.5])
-    assert len(twice.support) == len(head.support)
+    assert isinstance(twice, KernelHead) and len(twice.support) == len(head.support)
     np.testing.assert_allclose(twice.raw_scores(features[test]), 2 * head.raw_scores(features[test]), rtol=1e-6)
 
 
@@ -209,14 +199,20 @@ def test_the_linear_machine_is_a_direction_in_raw_features() -> None:
     features = rng.normal(size=(400, 12)) + np.outer(np.where(generated, 2.0, -2.0), np.eye(12)[3])
     features = (features * np.geomspace(0.01, 100, 12) + np.linspace(-50, 50, 12)).astype(np.float32)
     train, test = slice(0, 300), slice(300, None)
-    head = fit_linear_head(features[train], generated[train], np.ones(300), fit_scaling(features[train]), 1.0)
+    head = fit_linear_head(
+        features[train], generated[train], np.ones(300), scaling=fit_scaling(features[train]), penalty=1.0
+    )
     scores = head.raw_scores(features[test])
     assert ((scores > 0) == generated[test]).mean() > 0.9
     assert np.abs(head.direction * features.std(0)).argmax() == 3
-    twice = merge_linear_heads([head, head], [0.5, 1.5])
+    twice = merge_heads([head, head], [0.5, 1.5])
     np.testing.assert_allclose(twice.raw_scores(features[test]), 2 * scores, rtol=1e-6)
     heavier = fit_linear_head(
-        features[train], generated[train], np.where(generated[train], 9.0, 1.0), fit_scaling(features), 1.0
+        features[train],
+        generated[train],
+        np.where(generated[train], 9.0, 1.0),
+        scaling=fit_scaling(features),
+        penalty=1.0,
     )
     assert (heavier.raw_scores(features) > 0).mean() > (head.raw_scores(features) > 0).mean()
 
@@ -254,8 +250,8 @@ def test_cross_validation_holds_families_out() -> None:
     features = np.stack([names[family] for family in families]).astype(np.float32)
     variants = {cache.AS_FOUND: features, cache.PROCESSED: features}
     folds = assign_folds(records, 4)
-    config = FitConfig(num_components=10)
-    for fit in (kernel_machine(variants, config), linear_machine(variants, penalty=100.0)):
+    for config in (KernelFit(("names",), num_components=10), LinearFit(("names",), penalty=100.0)):
+        fit = prepare_fit(variants, config)
         evidence = out_of_fold_evidence(variants, records, folds, fit)
         scores = fuse_across([evidence], records, folds)
         assert balanced_accuracy(scores[cache.AS_FOUND], group(records))[0] < 0.75
@@ -274,7 +270,7 @@ def test_cross_validation_can_hold_pages_out() -> None:
     folds = np.array([int(record.family in apart) for record in records])
     held_out = folds == 1
     members = np.array([record.family not in apart and record.page != "x" for record in records])
-    fit = kernel_machine(variants, FitConfig(num_components=10))
+    fit = prepare_fit(variants, KernelFit(("noise",), num_components=10))
     evidence = out_of_fold_evidence(variants, records, folds, fit, hold_out_pages=True)
     for index, expert in enumerate(fit_experts(variants, records, members, fit)):
         np.testing.assert_allclose(evidence[cache.AS_FOUND][held_out, index], expert.raw_scores(features[held_out]))
@@ -293,14 +289,6 @@ def test_scores_are_log_likelihood_ratios_whatever_the_numbers_of_clips() -> Non
     (shares,), offset = calibrate([{cache.AS_FOUND: evidence, cache.PROCESSED: evidence}], records)
     assert shares == pytest.approx([2.0], abs=0.25)
     assert offset == pytest.approx(0.0, abs=0.15)
-
-
-def test_pooling_keeps_kinds_apart() -> None:
-    patches = np.arange(2 * 2 * 4, dtype=np.float16).reshape(2, 2, 4)
-    resized = np.array([[[8, 9]], [[6, 7]]], np.float16)
-    pooled = pool_views(patches, resized)
-    np.testing.assert_array_equal(pooled[0], [2, 3, 4, 5, 8, 9])
-    assert pooled.dtype == np.float32
 
 
 # --- figures ---

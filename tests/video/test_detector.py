@@ -5,23 +5,35 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from model.training.export import SCENE, WEIGHTS_NAME, build_scene_network, export_weights, resize_positions
-from model.training.fit import Head, LinearHead
-from model.video.detector import Detector, Kind, fold_batch_norms, load_detector
+from model.config import SamplingConfig
+from model.heads import Decision, KernelHead, LinearHead, Projection
+from model.training.export import (
+    SCENE,
+    WEIGHTS_NAME,
+    build_feature_network,
+    build_scene_network,
+    export_weights,
+    resize_positions,
+)
+from model.video.detector import VideoDetector, fold_batch_norms, load_detector
 from model.video.scene import SceneNetwork
 from model.video.traces import STREAMS, FeatureNetwork
-from model.video.views import ViewConfig
+from model.video.views import PATCHES, RESIZED, BarConfig, ViewConfig
 from model.weights import WeightsError, load_manifest
 
 BACKBONE = "tf_efficientnet_lite0"
 VIEWS = ViewConfig(num_resized=2, size=64, resized_size=64)
 CPU = torch.device("cpu")
+READS = {
+    "traces": ("patch", "resized"), "scenes": ("scene",), "class_tokens": ("class_tokens",), "linear": ("scene",),
+}  # fmt: skip
 
 
 def _views(count: int, seed: int = 0) -> torch.Tensor:
@@ -38,62 +50,67 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights with made-up heads over two streams and scenes."""
     folder = tmp_path_factory.mktemp("weights")
     streams = ("colours", "difference")
-    features = FeatureNetwork(backbone=BACKBONE, streams=streams).num_features
+    features = build_feature_network(BACKBONE, streams)
     rng = np.random.default_rng(0)
     scene = build_scene_network(Path(__file__).parents[2] / "weights" / "video" / WEIGHTS_NAME)
+    sizes = {"patch": features.num_features, "resized": features.num_features // 2}
+    sizes |= {"scene": scene.num_features, "class_tokens": scene.num_class_features}
 
-    def made_up_head(num_features: int, places: int, support: int, scale: float) -> Head:
-        return Head(
-            projection=rng.normal(0, 0.02, (num_features, places)).astype(np.float32),
-            origin=rng.normal(size=places),
+    def made_up_head(num_features: int, places: int, support: int, scale: float) -> KernelHead:
+        return KernelHead(
+            Projection(rng.normal(0, 0.02, (num_features, places)).astype(np.float32), rng.normal(size=places)),
             support=rng.normal(size=(support, places)),
             coefficients=rng.normal(size=support),
-            intercept=0.25,
             kernel_scale=scale,
+            intercept=0.25,
         )
 
-    heads = {
-        "traces": made_up_head(features + features // 2, 5, 7, 0.1),
-        "scenes": made_up_head(scene.num_features, 4, 6, 0.2),
-        "class_tokens": made_up_head(scene.num_class_features, 3, 8, 0.3),
+    heads: dict[str, KernelHead | LinearHead] = {
+        "traces": made_up_head(sizes["patch"] + sizes["resized"], 5, 7, 0.1),
+        "scenes": made_up_head(sizes["scene"], 4, 6, 0.2),
+        "class_tokens": made_up_head(sizes["class_tokens"], 3, 8, 0.3),
+        "linear": LinearHead(rng.normal(0, 0.02, sizes["scene"]), 0.75),
     }
-    linear = LinearHead(rng.normal(0, 0.02, scene.num_features), 0.75)
     export_weights(
-        folder, heads, linear, backbone=BACKBONE, streams=streams, scene=scene, views=VIEWS,
-        offset=-0.3, record={},
-    )  # fmt: skip
+        folder,
+        {"features": features, "scene": scene},
+        Decision(heads, READS, -0.3),
+        modality="video",
+        sizes=sizes,
+        input={"sampling": asdict(SamplingConfig()), "bars": asdict(BarConfig()), "views": asdict(VIEWS)},
+        architecture={"backbone": BACKBONE, "streams": streams, "scene": SCENE},
+        made={},
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
-def detector(weights: Path) -> Detector:
+def detector(weights: Path) -> VideoDetector:
     return load_detector(weights, CPU)
 
 
-def _outputs(detector: Detector, views: torch.Tensor) -> np.ndarray:
-    """Of one clip's patches, then resized views: (V, D)."""
-    return torch.cat([detector.outputs(views[:4], "patch"), detector.outputs(views[4:], "resized")]).numpy()
+def _features(detector: VideoDetector, views: torch.Tensor) -> dict[str, np.ndarray]:
+    """Of one clip's patches, then resized views."""
+    kinds = ((PATCHES, views[:4]), (RESIZED, views[4:]))
+    return {kind: detector.features(part, kind).numpy() for kind, part in kinds}
 
 
-@pytest.mark.parametrize("kind", ["patch", "resized"])
+@pytest.mark.parametrize("kind", [PATCHES, RESIZED])
 @pytest.mark.parametrize("batch", [1, 3, 5])
-def test_outputs_do_not_depend_on_the_batch(detector: Detector, batch: int, kind: Kind) -> None:
+def test_features_do_not_depend_on_the_batch(detector: VideoDetector, batch: int, kind: str) -> None:
     views = _views(12)
-    whole = detector.outputs(views, kind)
-    parts = torch.cat([detector.outputs(part, kind) for part in views.split(batch)])
+    whole = detector.features(views, kind)
+    parts = torch.cat([detector.features(part, kind) for part in views.split(batch)])
     torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
 
 
-def test_each_kind_of_view_gives_its_own_outputs_only(detector: Detector) -> None:
-    outputs = _outputs(detector, _views(VIEWS.num_views))
-    assert outputs[:4, :5].all() and not outputs[:4, 5:].any()
-    assert not outputs[4:, :5].any() and outputs[4:, 5:].all()
-
-
-def test_a_clips_outputs_are_those_of_its_views(detector: Detector) -> None:
+def test_a_clips_features_are_those_of_its_views(detector: VideoDetector) -> None:
     views = _views(VIEWS.num_views)
     flat = np.concatenate([views[:4].numpy().ravel(), views[4:, :1].numpy().ravel()])
-    np.testing.assert_allclose(detector.clip_outputs(flat), _outputs(detector, views), atol=1e-4, rtol=1e-4)
+    given, expected = detector.clip_features(flat), _features(detector, views)
+    assert {kind: len(part) for kind, part in given.items()} == {PATCHES: 4, RESIZED: 2}
+    for kind, part in expected.items():
+        np.testing.assert_allclose(given[kind], part, atol=1e-4, rtol=1e-4)
 
 
 def test_a_large_resized_view_is_shrunk_for_the_convolutions(weights: Path) -> None:
@@ -108,51 +125,51 @@ def test_a_large_resized_view_is_shrunk_for_the_convolutions(weights: Path) -> N
     )
 
 
-def test_score_is_the_documented_formula(detector: Detector, weights: Path) -> None:
-    outputs = _outputs(detector, _views(VIEWS.num_views))
+def test_score_is_the_documented_formula(detector: VideoDetector, weights: Path) -> None:
+    """Of the arrays as the file has them, in plain loops: means over views, linear maps, kernels, a sum."""
     from safetensors.numpy import load_file
 
-    tensors = load_file(weights / "detector.safetensors")
-    place = outputs[:4, :5].mean(0) + outputs[4:, 5:10].mean(0)
-    scene = outputs[4:, 10:14].mean(0)
+    views = _views(VIEWS.num_views)
+    traces = FeatureNetwork(backbone=BACKBONE, streams=("colours", "difference")).eval()
+    scenes = build_scene_network(weights / WEIGHTS_NAME)
+    tensors = {name: array.astype(np.float64) for name, array in load_file(weights / WEIGHTS_NAME).items()}
+    state = load_file(weights / WEIGHTS_NAME)
+    prefix = "features."
+    traces.load_state_dict(
+        {n.removeprefix(prefix): torch.from_numpy(array) for n, array in state.items() if n.startswith(prefix)}
+    )
+    with torch.inference_mode():
+        patch, resized = traces(views[:4]).double().numpy(), traces(views[4:], num_streams=1).double().numpy()
+        scene = scenes(views[4:]).double().numpy()
+
+    def mapped(rows: np.ndarray, layer: str) -> np.ndarray:
+        return np.array([tensors[f"{layer}.weight"] @ row for row in rows]).mean(axis=0)
 
     def kernel(name: str, scale: float, place: np.ndarray) -> float:
-        prefix = f"machines.{name}."
-        machine = zip(tensors[f"{prefix}coefficients"], tensors[f"{prefix}support"], strict=True)
-        return 0.25 + sum(weight * np.exp(-scale * np.sum((support - place) ** 2)) for weight, support in machine)
+        head = zip(tensors[f"machines.{name}.coefficients"], tensors[f"machines.{name}.support"], strict=True)
+        return 0.25 + sum(weight * np.exp(-scale * np.sum((support - place) ** 2)) for weight, support in head)
 
-    expected = kernel("traces", 0.1, place) + kernel("scenes", 0.2, scene)
-    expected += kernel("class_tokens", 0.3, outputs[4:, 14:17].mean(0)) + outputs[4:, 17].mean() - 0.3
-    assert detector.score(outputs) == pytest.approx(expected, abs=1e-4)
-
-
-def test_the_parts_of_the_output_are_what_they_are_named_for(detector: Detector, weights: Path) -> None:
-    """Each from the whole description of the scene or from its class tokens, as the file has the maps."""
-    from safetensors.torch import load_file
-
-    tensors = load_file(weights / WEIGHTS_NAME)
-    views = _views(2)
-    network = build_scene_network(weights / WEIGHTS_NAME)
-    with torch.inference_mode():
-        scene = network(views)
-        given = detector.outputs(views, "resized")
-    for read, name, part in (
-        (scene, "as_scene", slice(10, 14)),
-        (scene[:, : 768 * len(SCENE["class_tokens"])], "as_class_tokens", slice(14, 17)),
-        (scene, "linear", slice(17, 18)),
-    ):
-        expected = read @ tensors[f"{name}.weight"].float().T + tensors[f"{name}.bias"].float()
-        torch.testing.assert_close(given[:, part], expected, atol=1e-3, rtol=1e-3)
+    place = mapped(patch, "as_patch") + mapped(resized, "as_resized") + tensors["as_patch.bias"]
+    expected = kernel("traces", 0.1, place)
+    expected += kernel("scenes", 0.2, mapped(scene, "as_scene") + tensors["as_scene.bias"])
+    tokens = scene[:, : 768 * len(SCENE["class_tokens"])]
+    expected += kernel("class_tokens", 0.3, mapped(tokens, "as_class_tokens") + tensors["as_class_tokens.bias"])
+    expected += float(mapped(scene, "linear")[0] + tensors["linear.bias"][0]) - 0.3
+    assert detector.score(_features(detector, views)) == pytest.approx(expected, abs=1e-3)
 
 
-def test_view_scores_agree_when_all_views_are_alike(detector: Detector) -> None:
-    outputs = _outputs(detector, _views(1).expand(VIEWS.num_views, -1, -1, -1, -1))
-    assert detector.view_scores(outputs) == pytest.approx([detector.score(outputs)] * VIEWS.num_views, abs=1e-3)
+def test_view_scores_are_those_of_clips_whose_views_are_all_alike(detector: VideoDetector) -> None:
+    views = _views(VIEWS.num_views)
+    features = _features(detector, views)
+    scores = detector.view_scores(features)
+    like_the_second_patch = {**features, PATCHES: np.repeat(features[PATCHES][1:2], 4, axis=0)}
+    assert scores[PATCHES][1] == pytest.approx(detector.score(like_the_second_patch), abs=1e-4)
+    assert scores[RESIZED].shape == (2,) and scores[RESIZED][0] != scores[RESIZED][1]
 
 
-def test_a_wrong_number_of_views_is_refused(detector: Detector) -> None:
-    with pytest.raises(ValueError, match="outputs of 5 views; a clip has 6"):
-        detector.score(np.zeros((5, 18), np.float32))
+def test_content_of_another_size_is_refused(detector: VideoDetector) -> None:
+    with pytest.raises(ValueError, match=f"views of 5 bytes; a clip has {VIEWS.num_bytes}"):
+        detector.split(np.zeros(5, np.uint8))
 
 
 def test_a_scene_is_described_by_the_blocks_that_are_named() -> None:
@@ -209,10 +226,12 @@ def test_without_resized_views_a_score_is_still_had(weights: Path, tmp_path: Pat
     """As the benchmark's memory run asks."""
     shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    manifest["views"] |= {"num_patches": 1, "num_resized": 0}
+    manifest["input"]["views"] |= {"num_patches": 1, "num_resized": 0}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     detector = load_detector(tmp_path, CPU)
-    assert np.isfinite(detector.score(detector.outputs(_views(1), "patch").numpy()))
+    content = _views(1).numpy().ravel()
+    assert detector.split(content).keys() == {PATCHES}
+    assert np.isfinite(detector.score(detector.clip_features(content)))
 
 
 def test_a_file_without_the_transformer_is_refused(weights: Path, tmp_path: Path) -> None:
@@ -248,7 +267,6 @@ def test_folding_keeps_the_function() -> None:
 def test_streams_show_what_they_are_named_for() -> None:
     flat = torch.full((1, 3, 64, 64), 100.0)
     blocks = torch.rand(1, 3, 32, 32).mul(255).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert STREAMS["highpass"](flat, flat).abs().max() < 1e-4
     assert STREAMS["difference"](blocks, blocks).abs().max() == 0
     assert STREAMS["upsampling"](blocks, flat).abs().max() == 0  # what was doubled in size leaves no residual
     assert STREAMS["upsampling"](blocks.roll(1, 3), flat).abs().max() > 0.5
@@ -282,10 +300,15 @@ def test_damaged_and_missing_weights_are_refused(weights: Path, tmp_path: Path) 
 def test_weights_of_another_architecture_are_refused(weights: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(weights, tmp_path / "copy")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["architecture"]["machines"]["traces"]["num_components"] = 6
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(WeightsError, match="does not fit the architecture"):
-        load_detector(folder, CPU)
+    heads = manifest["heads"]
+    for wrong, message in (
+        (heads | {"traces": heads["traces"] | {"reads": ["patch"]}}, "reads .* features|no head of the manifest has"),
+        (heads | {"tones": {"reads": ["scene"]}}, "tones.weight"),
+        ({name: head for name, head in heads.items() if name != "linear"}, "no head of the manifest has .*linear.bias"),
+    ):
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"heads": wrong}))
+        with pytest.raises(WeightsError, match=f"does not fit the architecture.*({message})"):
+            load_detector(folder, CPU)
 
 
 def test_the_committed_weights_load(repository: Path) -> None:
@@ -293,7 +316,7 @@ def test_the_committed_weights_load(repository: Path) -> None:
     detector = load_detector(repository / "weights" / "video", CPU)
     assert detector.view_config == manifest.views
     views = np.random.default_rng(0).integers(0, 256, manifest.views.num_bytes, np.uint8)
-    score = detector.score(detector.clip_outputs(views))
+    score = detector.score(detector.clip_features(views))
     assert np.isfinite(score)
     assert abs(score) < 50
     assert (manifest.views.size, manifest.views.resized_size) == (224, manifest.architecture["scene"]["size"])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from model.video import views
 from model.video.copies import decode, encode
-from model.video.views import ViewConfig, cut_views, split_views, trim_bars, view_positions
+from model.video.views import RESIZED, ViewConfig, cut_views, split_views, trim_bars, view_positions
 
 CONFIG = ViewConfig(num_resized=2, resized_size=200)
 
@@ -25,7 +25,7 @@ def _gradient(length: int, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(12, 480, 832), (12, 224, 224), (5, 1080, 1920), (2, 226, 3000), (12, 854, 480)])
 def test_patches_are_the_frames_own_pixels(shape: tuple[int, int, int]) -> None:
     run = _gradient(*shape)
-    patches, resized = split_views(cut_views([run], CONFIG), CONFIG)
+    patches, resized = split_views(cut_views([run], CONFIG), CONFIG).values()
     assert patches.shape == (4, 2, 224, 224, 3) and resized.shape == (2, 1, 200, 200, 3)
     assert patches.dtype == resized.dtype == np.uint8
     for view, at in zip(patches, view_positions([shape], CONFIG), strict=False):
@@ -49,7 +49,7 @@ def test_one_run_of_twelve_frames_gives_the_documented_times() -> None:
 @pytest.mark.parametrize("shape", [(12, 100, 90), (12, 720, 48), (12, 1, 1), (1, 480, 640)])
 def test_small_or_single_frames_still_give_whole_views(shape: tuple[int, int, int]) -> None:
     run = _gradient(*shape)
-    patches, resized = split_views(cut_views([run], CONFIG), CONFIG)
+    patches, resized = split_views(cut_views([run], CONFIG), CONFIG).values()
     assert patches.shape == (4, 2, 224, 224, 3) and resized.shape == (2, 1, 200, 200, 3)
     rows, columns = min(shape[1], 224), min(shape[2], 224)
     at = view_positions([shape], CONFIG)[0]
@@ -59,12 +59,12 @@ def test_small_or_single_frames_still_give_whole_views(shape: tuple[int, int, in
 
 
 def test_small_frames_are_mirrored_not_blackened() -> None:
-    patches, _ = split_views(cut_views([_gradient(3, 150, 150)], CONFIG), CONFIG)
+    patches, _ = split_views(cut_views([_gradient(3, 150, 150)], CONFIG), CONFIG).values()
     np.testing.assert_array_equal(patches[0, 0, 150:], patches[0, 0, 149 : 149 - 74 : -1])
 
 
 def test_a_single_frame_repeats_so_that_the_difference_is_zero() -> None:
-    patches, _ = split_views(cut_views([_gradient(1, 300, 300)], CONFIG), CONFIG)
+    patches, _ = split_views(cut_views([_gradient(1, 300, 300)], CONFIG), CONFIG).values()
     np.testing.assert_array_equal(patches[:, 0], patches[:, 1])
 
 
@@ -72,7 +72,7 @@ def test_a_single_frame_repeats_so_that_the_difference_is_zero() -> None:
 def test_resized_views_are_near_pillows(side: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC))
-    ours = split_views(cut_views([smooth[None]], CONFIG), CONFIG)[1][-1, 0].astype(int)
+    ours = split_views(cut_views([smooth[None]], CONFIG), CONFIG)[RESIZED][-1, 0].astype(int)
     pillows = np.asarray(Image.fromarray(smooth).resize((200, 200), Image.Resampling.BOX)).astype(int)
     assert np.abs(ours - pillows).mean() < 4.0
 
