@@ -24,7 +24,8 @@ from pathlib import Path
 from debug import benchmark_stages as stages
 from debug.benchmark_clips import ClipPlan, make_clips, plan_clips
 from model.config import LimitsConfig, SamplingConfig, available_cores
-from model.rows.dataset import VIDEO_SUFFIXES, open_dataset
+from model.modality import VIDEO
+from model.rows.dataset import open_dataset
 from model.run.pipeline import RunStats
 from model.video.prepare import VideoPreparation
 from model.weights import MANIFEST_NAME, load_manifest
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _find_clips(options: argparse.Namespace) -> list[Path]:
     if options.folder is None:
         return make_clips(CACHE, plan_clips(options.clips))
-    return sorted(file for file in options.folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)[: options.clips]
+    return sorted(file for file in options.folder.rglob("*") if file.suffix.lower() in VIDEO.suffixes)[: options.clips]
 
 
 def _measure(

@@ -17,7 +17,7 @@ import numpy as np
 
 from debug.explain import ClipLook, heat_map, look_at_video, score_moments
 from model.config import LimitsConfig, SamplingConfig
-from model.rows.dataset import VIDEO_SUFFIXES
+from model.modality import VIDEO
 from model.video.detector import VideoDetector
 from model.video.reading import VideoReadError, read_clip
 
@@ -46,7 +46,7 @@ def find_videos(paths: Sequence[Path]) -> list[Path]:
     videos: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = (file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+            found = (file for file in path.rglob("*") if file.suffix.lower() in VIDEO.suffixes)
             videos += sorted(file for file in found if not _is_hidden(file.relative_to(path)))
         elif path.exists():
             videos.append(path)

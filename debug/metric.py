@@ -85,9 +85,9 @@ def _plain(value: object) -> object:
 
 
 def load_csv(path: Path) -> pd.DataFrame:
-    """Read a solution or a submission; ids stay text, so that `007` is not 7."""
+    """Read a solution, a submission, a key or scores; names stay text, so that `007` is not 7 nor `NA` missing."""
     try:
-        return pd.read_csv(path, dtype={"id": str, "pred": str, "source": str, "split": str})
+        return pd.read_csv(path, converters=dict.fromkeys(("id", "pred", "source", "split", "file"), str))
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise MetricError(f"{path}: cannot be read as CSV: {error}") from error
 

@@ -35,7 +35,7 @@ class Modality:
 VIDEO = Modality(
     name="video",
     column_type="Video",
-    column_names=("video", "video_bytes", "clip", "mp4", "webm", "mov", "avi", "mkv", "media", "content", "bytes"),
+    column_names=("video", "video_bytes", "clip", "mp4", "webm", "mov", "avi", "mkv", "movie", "footage"),
     suffixes=frozenset(
         {
             ".mp4",
@@ -67,7 +67,7 @@ VIDEO = Modality(
 AUDIO = Modality(
     name="audio",
     column_type="Audio",
-    column_names=("audio", "audio_bytes", "speech", "sound", "wav", "flac", "mp3", "ogg", "m4a", "opus"),
+    column_names=("audio", "audio_bytes", "speech", "sound", "wav", "flac", "mp3", "ogg", "m4a", "opus", "recording"),
     suffixes=frozenset(
         {
             ".wav",

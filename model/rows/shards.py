@@ -1,137 +1,131 @@
-"""Rows straight out of parquet and tar files, one video at a time.
+"""Rows straight out of parquet and arrow files, one at a time: of the columns asked for, the others are not touched.
 
-The parquet reader of `datasets` holds row groups several times over (2,000 rows of 1 MB in groups of 10, 100, 1000:
-1.1, 1.5, 4.3 GB more; here 0.03, 0.2, 1.9 GB, two pages at a time) and gives up a whole file where one row group is
-damaged. Tars are read uncompressed alone, as `datasets` finds no others either: a small one could grow without end.
+This is what reads on where `datasets` refuses or gives up. A damaged row group costs itself; of a column, two pages are
+in memory at a time.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
 import logging
-import operator
-import os
-import tarfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..config import LimitsConfig
 from ..text import one_line
 
 log = logging.getLogger(__name__)
 
 _BUFFER_BYTES = 1 << 20  # a column is read through a window of this size, not fetched whole
-_MAX_MEMBER_BYTES = LimitsConfig().max_file_bytes
-_MAX_HEADER_BYTES = 1 << 20  # of a long name, say
-_BROKEN_PARQUET = (pa.ArrowException, OSError, ValueError, MemoryError)
-_BROKEN_TAR = (tarfile.TarError, OSError, EOFError, ValueError, MemoryError)
+BROKEN_FILE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError)
 
 
-def parquet_schema(files: Sequence[str]) -> pa.Schema:
-    """Schema of the first file that has one. Raises: ValueError: none has."""
-    for file in files:
-        try:
-            return pq.read_schema(file)
-        except _BROKEN_PARQUET as error:
-            log.error("parquet file %s cannot be read: %s", file, one_line(error))
-    raise ValueError(f"none of {len(files)} parquet files can be read")
+class Part(Protocol):
+    """One file of a dataset. Its rows are counted from 0, whichever columns are read and whatever is damaged."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def schema(self) -> pa.Schema: ...
+    @property
+    def num_rows(self) -> int: ...
+    def rows(self, paths: Sequence[tuple[str, ...]], start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number, values by column) from row `start` on; what cannot be read is logged and passed over.
+
+        paths: which columns, or which fields of structs: names from the column down. No other is touched.
+        """
 
 
-def parquet_rows(files: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(position, values of `columns`, or of all) of every row; a damaged row group is logged and passed over.
-
-    position: `<file>-<row>`, counted from 0, the same whatever columns are read.
-    """
-    for number, file in enumerate(files):
-        try:
-            with pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES) as shard:
-                first_row = 0
-                for group in range(shard.num_row_groups):
-                    for offset, values in enumerate(_group_rows(shard, group, columns, file)):
-                        yield f"{number}-{first_row + offset}", values
-                    first_row += shard.metadata.row_group(group).num_rows
-        except _BROKEN_PARQUET as error:
-            log.error("parquet file %s cannot be read: %s", file, one_line(error))
-
-
-def parquet_positions(files: Sequence[str]) -> Iterator[str]:
-    """The positions that `parquet_rows` gives, from the footers alone."""
-    for number, file in enumerate(files):
-        try:
-            rows = pq.read_metadata(file).num_rows
-        except _BROKEN_PARQUET as error:
-            log.error("parquet file %s cannot be read: %s", file, one_line(error))
-            continue
-        for row in range(rows):
-            yield f"{number}-{row}"
-
-
-def _group_rows(
-    shard: pq.ParquetFile, group: int, columns: Sequence[str] | None, file: str
-) -> Iterator[dict[str, Any]]:
-    try:
-        for batch in shard.iter_batches(batch_size=1, row_groups=[group], columns=columns, use_threads=False):
-            yield from batch.to_pylist()
-    except _BROKEN_PARQUET as error:
-        log.error("row group %d of %s breaks off: %s", group, file, one_line(error))
-
-
-def tar_keys(files: Sequence[str]) -> Iterator[str]:
-    """Example keys of webdataset tars, from their headers alone."""
-    for key, _ in itertools.groupby(_tar_members(files, frozenset()), key=operator.itemgetter(0)):
-        yield key
-
-
-def tar_rows(files: Sequence[str], suffixes: frozenset[str]) -> Iterator[tuple[str, bytes | None]]:
-    """(key, video bytes) of every example: its first member with one of `suffixes`; None without one."""
-    for key, members in itertools.groupby(_tar_members(files, suffixes), key=operator.itemgetter(0)):
-        yield key, next((content for _, content in members if content is not None), None)
-
-
-def _tar_members(files: Sequence[str], suffixes: frozenset[str]) -> Iterator[tuple[str, bytes | None]]:
-    """(example key, content if the member's suffix is among `suffixes`); members of one example are neighbours.
-
-    The key is the path up to the first dot of the file name; hidden files and names without a dot belong to none.
-    """
-    for path in files:
-        try:
-            with _HeaderReader(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-                for member in archive:
-                    folder, name = os.path.split(member.name)
-                    stem, dot, _ = name.partition(".")
-                    if member.isfile() and stem and dot:
-                        wanted = os.path.splitext(name)[1].lower() in suffixes
-                        if wanted and member.size > _MAX_MEMBER_BYTES:  # a sparse member of terabytes costs a few bytes
-                            log.error("%s in %s has %d bytes: passed over", member.name, path, member.size)
-                            wanted = False
-                        yield os.path.join(folder, stem), file.content(archive, member) if wanted else None
-                    archive.members = []  # type: ignore[attr-defined]  # it would remember every header
-        except _BROKEN_TAR as error:
-            log.error("tar file %s breaks off: %s", path, one_line(error))
-
-
-class _HeaderReader(io.BufferedReader):
-    """A tar file that gives no more at once than a header has: one may say that the next name takes gigabytes."""
+class ParquetPart:
+    """A parquet file. Raises, when made: one of BROKEN_FILE: it has no footer that can be read."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(io.FileIO(path))
-        self._most = _MAX_HEADER_BYTES
+        self.path = path
+        with pq.ParquetFile(path) as file:
+            self.schema: pa.Schema = file.schema_arrow
+            self._group_rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self.num_rows = sum(self._group_rows)
 
-    def read(self, size: int | None = -1) -> bytes:
-        if size is None or not 0 <= size <= self._most:
-            raise tarfile.ReadError(f"a header of {size} bytes; the limit is {self._most}")
-        return super().read(size)
-
-    def content(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-        content = archive.extractfile(member)
-        assert content is not None  # a regular file has content
-        self._most = member.size
+    def rows(self, paths: Sequence[tuple[str, ...]], start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See `Part.rows`. Two pages of a column are in memory at a time."""
         try:
-            with content:
-                return content.read()
-        finally:
-            self._most = _MAX_HEADER_BYTES
+            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+                first = 0
+                for group, num_rows in enumerate(self._group_rows):
+                    if first + num_rows > start:
+                        yield from self._rows_of_group(file, group, [".".join(path) for path in paths], first, start)
+                    first += num_rows
+        except BROKEN_FILE as error:
+            log.error("parquet file %s cannot be read: %s", self.path, one_line(error))
+
+    def _rows_of_group(
+        self, file: pq.ParquetFile, group: int, columns: list[str], first: int, start: int
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        number = first
+        try:
+            for batch in file.iter_batches(batch_size=1, row_groups=[group], columns=columns, use_threads=False):
+                for offset in range(batch.num_rows):
+                    if number >= start:
+                        yield number, _values(batch, offset)
+                    number += 1
+        except BROKEN_FILE as error:
+            log.error("row group %d of %s breaks off: %s", group, self.path, one_line(error))
+
+
+class ArrowPart:
+    """An arrow file, or a stream of the same batches. Raises, when made: one of BROKEN_FILE: it is neither."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.schema: pa.Schema = self._open().schema
+        self.num_rows = sum(batch.num_rows for batch in self._batches())
+
+    def _open(self) -> Any:
+        source = pa.memory_map(self.path)
+        try:
+            return pa.ipc.open_stream(source)
+        except pa.ArrowInvalid:
+            return pa.ipc.open_file(source)
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """Nothing is copied: the file is mapped into memory."""
+        try:
+            reader = self._open()
+            if isinstance(reader, pa.RecordBatchFileReader):
+                yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+            else:
+                yield from reader
+        except BROKEN_FILE as error:
+            log.error("arrow file %s breaks off: %s", self.path, one_line(error))
+
+    def rows(self, paths: Sequence[tuple[str, ...]], start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See `Part.rows`."""
+        first = 0
+        for batch in self._batches():
+            try:
+                chosen = batch.select(list(dict.fromkeys(path[0] for path in paths)))
+                chosen.validate(full=True)  # offsets that lead out of the buffers would crash the process
+                for offset in range(max(0, start - first), batch.num_rows):
+                    yield first + offset, _values(chosen, offset)
+            except BROKEN_FILE as error:
+                log.error("rows %d to %d of %s cannot be read: %s", first, first + batch.num_rows - 1, self.path,
+                          one_line(error))  # fmt: skip
+            first += batch.num_rows
+
+
+def _values(batch: pa.RecordBatch, row: int) -> dict[str, Any]:
+    """One row's values by column, as Python has them."""
+    return {name: _python(batch.column(name)[row]) for name in batch.schema.names}
+
+
+def _python(value: pa.Scalar) -> Any:
+    """A value as Python has it. Text that is not UTF-8 keeps its bytes as escapes instead of ending the reading."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        if isinstance(value, pa.StructScalar):
+            return {name: _python(value[name]) for name in value}
+        if isinstance(value, pa.ListScalar):
+            return [_python(one) for one in value.values]
+        return value.as_buffer().to_pybytes().decode(errors="backslashreplace")

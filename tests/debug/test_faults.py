@@ -23,7 +23,7 @@ from debug.kills import STAGES, read_scores
 from debug.mutations import MUTATIONS, mutate
 from debug.toy_clips import FAMILIES, clip
 from model.config import LimitsConfig
-from model.rows.shards import tar_rows
+from model.rows.dataset import open_dataset
 
 ONE_RUN = [sys.executable, "-m", "debug.faults", "--one-run"]
 CAN_UNSHARE = os.geteuid() == 0 and shutil.which("unshare") is not None and shutil.which("mount") is not None
@@ -216,4 +216,4 @@ def test_a_tar_member_of_terabytes_is_not_read(tmp_path):
     header.size = 1 << 42
     data[at : at + 512] = header.tobuf(tarfile.GNU_FORMAT)
     path.write_bytes(bytes(data))
-    assert list(tar_rows([str(path)], frozenset({".mp4"}))) == [("a", clip("hevc")), ("b", None)]
+    assert [(row.id, row.media) for row in open_dataset(path).rows()] == [("a", clip("hevc")), ("b", None)]

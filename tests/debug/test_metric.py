@@ -374,3 +374,43 @@ def test_command_line_tells_what_is_wrong(tmp_path: Path, capsys: pytest.Capture
         metric.main([str(tmp_path / "absent.csv"), str(tmp_path / "absent.csv")])
     assert stop.value.code == 2
     assert "cannot be read as CSV" in capsys.readouterr().err
+
+
+ODD_IDS = ["NA", "null", "nan", "None", "N/A", "", "007", "7", "1e5", "100000.0", "0x10", "True", "inf", " a", "a"]
+
+
+def test_ids_stay_text(tmp_path: Path) -> None:
+    """pandas takes the first six for missing values, and others for numbers that are equal."""
+    for name, header in (("solution", "id,pred,source,split"), ("submission", "id,pred,score")):
+        lines = [f'"{clip_id}",{"real" if k % 2 else "generated"},{k + 1},public' for k, clip_id in enumerate(ODD_IDS)]
+        lines = lines if name == "solution" else [line.rpartition(",")[0] for line in lines]
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
+    solution, submission = (metric.load_csv(tmp_path / f"{name}.csv") for name in ("solution", "submission"))
+    rows = metric.join_submission(solution, submission)
+    assert list(rows["id"]) == ODD_IDS
+    assert list(rows["score"]) == [k + 1 for k in range(len(ODD_IDS))] and rows["correct"].all()
+    assert metric.evaluate(solution, submission, num_draws=0).num_missing == 0
+
+
+def test_ids_stay_text_in_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from debug.compare import main
+
+    for name, last in (("solution", "s,public"), ("one", "1"), ("two", "2")):
+        header = "id,pred,source,split" if name == "solution" else "id,pred,score"
+        lines = [
+            f"{clip_id},{'real' if k % 2 else 'generated'},{last}" for k, clip_id in enumerate(["NA", "null", "nan"])
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
+    assert main([str(tmp_path / f"{name}.csv") for name in ("solution", "one", "two")]) == 0
+    assert "1.0000" in capsys.readouterr().out
+
+
+def test_a_key_knows_ids_that_pandas_would_take_for_missing(tmp_path: Path) -> None:
+    from debug.report.rows import build_rows
+
+    (tmp_path / "solution.csv").write_text("id,pred,source,split\nNA,generated,x,public\n007,real,y,public\n")
+    (tmp_path / "submission.csv").write_text("id,pred,score\nNA,generated,1\n007,real,-1\n")
+    (tmp_path / "key.csv").write_text("id,file,source,family,operation\nNA,NA,x,fx,\n007,null,y,fy,\n")
+    tables = [metric.load_csv(tmp_path / f"{name}.csv") for name in ("solution", "submission", "key")]
+    rows = build_rows(*tables)
+    assert list(rows["file"]) == ["NA", "null"] and list(rows["family"]) == ["fx", "fy"]

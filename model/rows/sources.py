@@ -1,0 +1,168 @@
+"""Rows of the files that make up a dataset, and the ids by which they go into the result."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..modality import VIDEO, Modality
+from .columns import content_and_name, id_columns, id_text, may_repeat, plain_name, value_at
+from .folders import find_file
+from .shards import Part
+
+log = logging.getLogger(__name__)
+
+_UNREAD = ""  # in place of an id that could not be read; no id is empty
+
+
+class DatasetError(Exception):
+    """The dataset as a whole cannot be used. The message says what was looked for and what to do."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example. media: the file's bytes or its path; None if there is neither, `problem` may then say why."""
+
+    id: str
+    media: bytes | str | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ClipDataset:
+    """ids: unique, in the dataset's order. description: one line for the log."""
+
+    ids: list[str]
+    description: str
+    _iterate: Callable[[], Iterator[Row]]
+    modality: Modality = VIDEO  # what the rows hold
+
+    def without(self, done: Collection[str]) -> ClipDataset:
+        """The rows that are left when those of some ids need no more work."""
+        return replace(self, ids=[clip_id for clip_id in self.ids if clip_id not in done])
+
+    def rows(self) -> Iterator[Row]:
+        """Every row once; a repeated id is passed over. Rows that cannot be read come last, without media."""
+        waiting = dict.fromkeys(self.ids)
+        for row in self._iterate():
+            if row.id in waiting:
+                del waiting[row.id]
+                yield row
+        if waiting:
+            log.error("%d rows could not be read from the dataset, e.g. %s", len(waiting), list(waiting)[:3])
+        yield from (Row(clip_id, None, "the row cannot be read from the dataset") for clip_id in waiting)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A part of a dataset, and what of it is read."""
+
+    part: Part
+    media: tuple[str, ...]  # the media column, and from there down through structs
+    folders: tuple[Path, ...]  # in which a file that a row names is looked for, in this order
+    label: str  # goes in front of a file's name that two parts use
+    names_are_ids: bool = False  # the ids are names of files, which other parts may use as well
+
+    def id_column(self, name: str) -> str | None:
+        """The column of that name here, or of a name as good as that."""
+        names = self.part.schema.names
+        return name if name in names else next((one for one in names if plain_name(one) == plain_name(name)), None)
+
+
+def build_dataset(root: Path, sources: Sequence[Source], modality: Modality, description: str) -> ClipDataset:
+    """The rows of all sources, one after the other. Raises: DatasetError: there is none."""
+    column, texts, whole = _choose_ids(sources)
+    names = _name_rows(whole, numbered=column is None)
+    ids = [name for of_source in names for name in of_source if name]
+    unique = list(dict.fromkeys(ids))
+    if not unique:
+        raise DatasetError(f"{description}: no row; the file would have nothing but a header")
+    if len(unique) < len(ids):
+        repeated = Counter(ids).most_common(1)[0][0]
+        log.warning(
+            "%d rows repeat an id, e.g. %r: the result is joined on id, so only the first row of each is scored",
+            len(ids) - len(unique), repeated,
+        )  # fmt: skip
+
+    def iterate() -> Iterator[Row]:
+        for source, of_source, expected in zip(sources, names, texts, strict=True):
+            id_column = source.id_column(column) if column else None
+            paths = list(dict.fromkeys([source.media, *([(id_column,)] if id_column else [])]))
+            for number, values in source.part.rows(paths):
+                text = id_text(values[id_column]) if id_column else None
+                if number >= len(of_source) or (id_column and text != expected[number]):
+                    log.error("%s has changed since its ids were read: the rest is left", source.part.path)
+                    break
+                if of_source[number]:
+                    yield _row(of_source[number], value_at(values, source.media), source, root)
+
+    return ClipDataset(unique, f"{description}: {len(unique)} rows", iterate, modality)
+
+
+_Texts = list[list[str | None]]  # of every source, of every row
+
+
+def _choose_ids(sources: Sequence[Source]) -> tuple[str | None, _Texts, _Texts]:
+    """(id column or None, its text, the id): of the likeliest column whose ids tell the rows apart.
+
+    Id and text differ where two parts use the same names of files.
+    """
+    media = {source.media for source in sources if not source.names_are_ids}
+    names = list(dict.fromkeys(name for one in sources for name in one.part.schema.names if (name,) not in media))
+    for column in id_columns(names):
+        texts = [_read_ids(source, column) for source in sources]
+        if not any(filter(None, (text for of_source in texts for text in of_source))):
+            continue
+        if _repeats(texts) and (not may_repeat(column) or all(source.names_are_ids for source in sources)):
+            whole = [[text and f"{source.label}/{text}".lstrip("/") for text in of_source]
+                     for source, of_source in zip(sources, texts, strict=True)]  # fmt: skip
+            if _repeats(whole) and not all(source.names_are_ids for source in sources):
+                log.info("%r repeats: no ids", column)
+                continue
+            return column, texts, whole
+        return column, texts, texts
+    log.warning("no id column among %s; ids are row numbers", names[:20])
+    none: _Texts = [[None] * source.part.num_rows for source in sources]
+    return None, none, none
+
+
+def _read_ids(source: Source, column: str) -> list[str | None]:
+    own = source.id_column(column)
+    if own is None:
+        return [None] * source.part.num_rows
+    texts: list[str | None] = [_UNREAD] * source.part.num_rows
+    for number, values in source.part.rows([(own,)]):
+        if number < len(texts):
+            texts[number] = id_text(values[own])
+    return texts
+
+
+def _repeats(texts: Sequence[Sequence[str | None]]) -> bool:
+    known = [text for of_source in texts for text in of_source if text]
+    return len(set(known)) < len(known)
+
+
+def _name_rows(texts: Sequence[Sequence[str | None]], *, numbered: bool) -> list[list[str]]:
+    """The id of every row: its text, else its number over all sources; "" where its id could not be read."""
+    taken = {text for of_source in texts for text in of_source if text}
+    names: list[list[str]] = []
+    number = 0
+    for of_source in texts:
+        names.append([])
+        for text in of_source:
+            own_number = str(number) if numbered or str(number) not in taken else f"row-{number}"
+            names[-1].append(own_number if text is None else text)
+            number += 1
+    return names
+
+
+def _row(clip_id: str, value: Any, source: Source, root: Path) -> Row:
+    content, _ = content_and_name(value)
+    if content:
+        return Row(clip_id, content)
+    path, problem = find_file(root, source.folders, value)
+    return Row(clip_id, path, problem)
