@@ -31,6 +31,11 @@ class Modality:
     genuine: str  # the label that is not "generated"
     with_time: bool  # the result file has the column `time`
 
+    @property
+    def labels(self) -> tuple[str, str]:
+        """The genuine one, then `GENERATED`."""
+        return self.genuine, GENERATED
+
 
 VIDEO = Modality(
     name="video",

@@ -9,6 +9,8 @@ import numpy as np
 from model.training.clips import Record
 from model.video import copies
 
+DETAILS = {"width": "640", "height": "480", "fps": "25.0"}
+
 
 def made_up_records(families: int = 12, clips: int = 4) -> list[Record]:
     """`families` families of each class; every third one has two sources."""
@@ -18,7 +20,7 @@ def made_up_records(families: int = 12, clips: int = 4) -> list[Record]:
             for clip in range(clips):
                 source = f"s{family}_{clip % (2 if family % 3 == 0 else 1)}"
                 file = f"{label}/{source}/{clip}.mp4"
-                records.append(Record(Path(file), file, label, source, f"f{family}", 640, 480, 25.0, 1000 + clip))
+                records.append(Record(Path(file), file, label, source, f"f{family}", 1000 + clip, details=DETAILS))
     return records
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +26,17 @@ class Record:
     label: str  # "generated", or the modality's genuine one
     source: str  # generator or camera collection; every source counts the same
     family: str  # sources that share a base model, decoder or footage; never split
-    width: int = 0
-    height: int = 0
-    fps: float = 0.0
     num_bytes: int = 0
     page: str = ""  # where it was published, if known: one page shows like content, encoded alike, of many sources
+    details: Mapping[str, str] = field(default_factory=dict, compare=False)  # all columns of the manifest
 
     @property
     def generated(self) -> bool:
         return self.label == GENERATED
+
+    def number(self, name: str) -> float:
+        """One of the details, 0 if it is not known."""
+        return float(self.details.get(name) or 0)
 
 
 def find_modality(data: Path) -> Modality:
@@ -51,17 +53,17 @@ def find_modality(data: Path) -> Modality:
 def load_records(data: Path, modality: Modality | None = None) -> list[Record]:
     """Read `data/manifest.csv`, or a folder `real/<source>/…`, `generated/<source>/…` (family = source).
 
-    The manifest's columns: file, label, source; if it has them also family, width, height, fps, repo (the page).
+    The manifest's columns: file, label, source; if it has them also family, repo (the page), and whatever a recipe
+    takes container numbers from, such as width, height and fps.
     modality: default: by `find_modality`; speech has `pristine` for `real`.
     Raises: LabelledDataError: nothing usable, a missing column, an unknown label, or only one class.
     """
     if not data.is_dir():
         raise LabelledDataError(f"{data} is not a folder")
     modality = modality or find_modality(data)
-    labels = (modality.genuine, GENERATED)
     manifest = data / "manifest.csv"
-    records = _from_manifest(manifest, labels) if manifest.is_file() else _from_folder(data, modality)
-    for label in labels:
+    records = _from_manifest(manifest, modality.labels) if manifest.is_file() else _from_folder(data, modality)
+    for label in modality.labels:
         if not any(record.label == label for record in records):
             raise LabelledDataError(f"{data} holds no {label!r} clip; both classes are needed")
     return records
@@ -87,11 +89,9 @@ def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Record]:
                 label=row["label"],
                 source=row["source"],
                 family=row.get("family") or row["source"],
-                width=int(row.get("width") or 0),
-                height=int(row.get("height") or 0),
-                fps=float(row.get("fps") or 0),
                 num_bytes=path.stat().st_size,
                 page=row.get("repo") or "",
+                details=row,
             )
         )
     return records
@@ -99,7 +99,7 @@ def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Record]:
 
 def _from_folder(data: Path, modality: Modality) -> list[Record]:
     records = []
-    for label in (modality.genuine, GENERATED):
+    for label in modality.labels:
         for source in sorted(path for path in (data / label).glob("*") if path.is_dir()):
             for path in sorted(source.rglob("*")):
                 if path.suffix.lower() in modality.suffixes:

