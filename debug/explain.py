@@ -5,18 +5,23 @@ Everything here is measured with the detector itself: the same reading, the same
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from model.config import LimitsConfig, SamplingConfig
 from model.video.detector import VideoDetector
-from model.video.reading import Clip, read_clip
-from model.video.views import PATCHES, RESIZED, ViewPosition, cut_views, split_views, trim_bars, view_positions
+from model.video.prepare import VideoPreparation
+from model.video.reading import Clip
+from model.video.views import PATCHES, RESIZED, ViewPosition, cut_views, split_views, view_positions
 
-_MAX_HEAT_VIEWS = 30  # for the heat map of one frame: some seconds on two cores
+_MAX_HEAT_VIEWS = 30  # for the heat map of one frame
+_MIN_HEAT_VIEWS = 6  # fewer make no map
+_MOMENTS_SHARE = 0.5  # of the time left, for the curve over time; heat maps get the rest
 _BATCH = 4
 
 
@@ -46,6 +51,42 @@ class ClipLook:
     features: dict[str, np.ndarray]  # kind of view -> float32 (V, D)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """As many consecutive frames as a view holds, scored as if they were the whole clip."""
+
+    run: int
+    seconds: float
+    score: float
+    behind_score: bool  # whether the clip's own score rests on these frames
+
+
+class Budget:
+    """Seconds that the networks may work for a page on one clip, of this thread's processor time.
+
+    Not of the clock: a busy machine gives the same page, later. Infinite ones allow everything.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self._left = seconds
+        self._unit_seconds = 0.0  # the last piece of work, per unit
+
+    @contextlib.contextmanager
+    def spend(self, units: int, *, free: bool = False) -> Iterator[None]:
+        """Around work that consists of `units` equal parts. free: it is measured, and does not count."""
+        started = time.thread_time()
+        yield
+        seconds = time.thread_time() - started
+        self._left -= 0.0 if free else seconds
+        self._unit_seconds = seconds / max(1, units)
+
+    def affords(self, share: float) -> float:
+        """How many parts like those of the last piece of work `share` of what is left pays for; 0 at least."""
+        if math.isinf(self._left):
+            return math.inf
+        return max(0.0, share * self._left / max(self._unit_seconds, 1e-9))
+
+
 def patch_features(patches: np.ndarray, detector: VideoDetector) -> np.ndarray:
     """uint8 (P, K, S, S, 3) -> float32 (P, D), a few at a time."""
     parts = [
@@ -56,9 +97,11 @@ def patch_features(patches: np.ndarray, detector: VideoDetector) -> np.ndarray:
 
 
 def look_at_clip(clip: Clip, detector: VideoDetector) -> ClipLook:
-    """Score a clip and share the evidence out to the frames its views were cut from, shown without black bars."""
+    """Score a clip and share the evidence out to the frames its views were cut from.
+
+    clip: as `VideoPreparation.read` gives it, without black bars.
+    """
     config = detector.view_config
-    clip = replace(clip, runs=trim_bars(clip.runs))
     features = detector.clip_features(cut_views(clip.runs, config))
     scores = detector.view_scores(features)
     evidence = np.concatenate([scores[kind] for kind in (PATCHES, RESIZED) if kind in scores])
@@ -83,20 +126,18 @@ def look_at_clip(clip: Clip, detector: VideoDetector) -> ClipLook:
 
 
 def look_at_video(
-    source: bytes | str,
-    detector: VideoDetector,
-    *,
-    sampling: SamplingConfig | None = None,
-    limits: LimitsConfig | None = None,
+    source: bytes | str, detector: VideoDetector, preparation: VideoPreparation, budget: Budget | None = None
 ) -> ClipLook:
     """Raises: VideoReadError: no frame can be decoded."""
-    return look_at_clip(read_clip(source, sampling or SamplingConfig(), limits or LimitsConfig()), detector)
+    clip = preparation.read(source)
+    with (budget or Budget()).spend(detector.view_config.num_views, free=True):
+        return look_at_clip(clip, detector)
 
 
 def grid_positions(height: int, width: int, size: int, *, max_views: int = _MAX_HEAT_VIEWS) -> list[tuple[int, int]]:
-    """Top-left corners of a dense grid of views that covers the frame, the far edges included.
+    """Top-left corners of a grid of at most `max_views` views, the far edges included.
 
-    Steps are a quarter of a view, longer where that would take more than `max_views`.
+    Steps are a quarter of a view, longer where that would take more views; in a large frame gaps may stay between them.
 
     Example, one axis: 10 pixels, views of 4, step 4 -> 0 3 6.
     """
@@ -104,7 +145,7 @@ def grid_positions(height: int, width: int, size: int, *, max_views: int = _MAX_
     step = max(1, size // 4)
     while True:
         counts = [math.ceil(side / step) + 1 for side in free]
-        if counts[0] * counts[1] <= max_views or step >= size:
+        if counts[0] * counts[1] <= max_views:
             break
         step += max(1, size // 16)
     rows, columns = (
@@ -113,17 +154,17 @@ def grid_positions(height: int, width: int, size: int, *, max_views: int = _MAX_
     return [(int(top), int(left)) for top in rows for left in columns]
 
 
-def heat_map(look: ClipLook, at: FrameLook, detector: VideoDetector) -> np.ndarray:
+def heat_map(look: ClipLook, at: FrameLook, detector: VideoDetector, *, max_views: int = _MAX_HEAT_VIEWS) -> np.ndarray:
     """Evidence by place: a dense grid of patches of one frame is scored, and each pixel takes the mean of its patches.
 
     A patch is worth the score that the clip would have if all its patches were this one, its resized views staying.
     Patches weigh more at their centre than at their rim, which sharpens the map; a frame no larger than a patch has
-    one value. Returns float32 (H, W), in units of the score: > 0 speaks for generated.
+    one value. Returns float32 (H, W), in units of the score: > 0 speaks for generated; NaN where no patch was.
     """
     config = detector.view_config
     run = look.clip.runs[at.run][at.frame : at.frame + config.num_frames]
     height, width = run.shape[1:3]
-    corners = grid_positions(height, width, config.size)
+    corners = grid_positions(height, width, config.size, max_views=max_views)
     single = replace(config, num_patches=1, num_resized=0)
     patches = [
         split_views(cut_views([run[:, top : top + config.size, left : left + config.size]], single), single)[PATCHES][0]
@@ -137,23 +178,52 @@ def heat_map(look: ClipLook, at: FrameLook, detector: VideoDetector) -> np.ndarr
         part = window[: height - top, : width - left]
         total[top : top + config.size, left : left + config.size] += part * value
         mass[top : top + config.size, left : left + config.size] += part
-    return total / mass
+    return np.divide(total, mass, out=np.full_like(total, np.nan), where=mass > 0)
 
 
-def score_moments(clip: Clip, detector: VideoDetector, *, max_moments: int) -> list[tuple[int, float, float]]:
-    """Scores that single moments would have alone, spread evenly over the frames read.
+def heat_maps(
+    look: ClipLook, detector: VideoDetector, budget: Budget, *, count: int
+) -> list[tuple[FrameLook, np.ndarray]]:
+    """Heat maps of up to `count` frames, spread over those behind the score; coarser or fewer where time is short.
 
-    A moment is as many consecutive frames as a view holds. Returns: (run, seconds, score), in order of time.
+    The list is empty where not even one coarse map can be paid for.
     """
-    length = detector.view_config.num_frames
+    config = detector.view_config
+    frames = list({frame.run: frame for frame in reversed(look.frames)}.values())[::-1]  # the first of each run
+    picks = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
+    maps: list[tuple[FrameLook, np.ndarray]] = []
+    for done, index in enumerate(picks):
+        affordable = budget.affords(1 / (len(picks) - done))
+        if affordable < _MIN_HEAT_VIEWS:
+            break
+        most = int(min(_MAX_HEAT_VIEWS, affordable))
+        frame = frames[index]
+        height, width = frame.pixels.shape[:2]
+        with budget.spend(len(grid_positions(height, width, config.size, max_views=most))):
+            maps.append((frame, heat_map(look, frame, detector, max_views=most)))
+    return maps
+
+
+def score_moments(
+    clip: Clip, detector: VideoDetector, budget: Budget | None = None, *, max_moments: int, behind_score: bool = False
+) -> list[Moment]:
+    """Moments spread evenly over the frames read, in order of time; fewer where the budget asks for it.
+
+    clip: as `VideoPreparation.read` gives it, without black bars.
+    """
+    budget = budget or Budget()
+    length, units = detector.view_config.num_frames, detector.view_config.num_views
     starts = [
         (run, frame)
         for run, frames in enumerate(clip.runs)
         for frame in range(0, max(1, len(frames) - length + 1), length)
     ]
-    kept = np.unique(np.linspace(0, len(starts) - 1, min(max_moments, len(starts))).round().astype(int))
+    most = int(min(max_moments, len(starts), max(1, budget.affords(_MOMENTS_SHARE) / units)))
+    kept = np.unique(np.linspace(0, len(starts) - 1, most).round().astype(int))
     moments = []
     for run, frame in (starts[index] for index in kept):
         views = cut_views([clip.runs[run][frame : frame + length]], detector.view_config)
-        moments.append((run, float(clip.pts_seconds[run][frame]), detector.score(detector.clip_features(views))))
+        with budget.spend(units):
+            score = detector.score(detector.clip_features(views))
+        moments.append(Moment(run, float(clip.pts_seconds[run][frame]), score, behind_score))
     return moments

@@ -6,28 +6,24 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from debug.explain import ClipLook, heat_map, look_at_video, score_moments
+from debug import markup
+from debug.explain import look_at_video
+from debug.words import PEOPLE_WARNING, verdict_words
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import VIDEO
 from model.video.detector import VideoDetector
-from model.video.reading import VideoReadError, read_clip
+from model.video.prepare import VideoPreparation
+from model.video.reading import VideoReadError
 
-if TYPE_CHECKING:
-    from debug.markup import Page
-
-_MAX_HEAT_MAPS = 3  # frames of a clip that get one
-_MAX_MOMENTS = 16  # points of the curve over time
-# The verdict comes from the frames that script.py reads; the curve over time from more of them.
-_TIMELINE_SAMPLING = SamplingConfig(max_runs=8, max_run_frames=16)
+PAGE_SECONDS = 3.0  # of the networks' work for the page, a clip
 
 
 @dataclass(frozen=True)
@@ -69,28 +65,44 @@ def inspect(paths: Sequence[Path], detector: VideoDetector, *, page: Path | None
     if page and find_spec("matplotlib") is None:
         raise ModuleNotFoundError("the page needs matplotlib: pip install -r tests/requirements.txt")
     videos = find_videos(paths)
-    verdicts = []
-    document = _new_page(videos) if page else None
-    for video in videos:
-        started = time.monotonic()
-        try:
-            look = look_at_video(str(video), detector)
-        except VideoReadError as error:
-            verdict = Verdict(video, "", None, str(error), time.monotonic() - started)
-            look = None
-        else:
-            pred = "generated" if look.score > 0 else "real"
-            verdict = Verdict(video, pred, look.score, look.clip.note, time.monotonic() - started)
+    verdicts: list[Verdict] = []
+    sections: list[list[str]] = []
+    for number, video in enumerate(videos, start=1):
+        if page:
+            print(f"page: {number} of {len(videos)}, {video}", file=sys.stderr)
+        verdict, section = _look(video, detector, with_section=page is not None)
         print(format_verdict(verdict), flush=True)
         verdicts.append(verdict)
-        if document:
-            document.add(video.name, *_video_section(verdict, look, detector))
-    if page and document:
+        sections.append(section)
+    if page:
         partial = page.with_name(f".{page.name}.partial")
-        partial.write_text(document.render(), encoding="utf-8")
+        partial.write_text(_build_page(verdicts, sections, detector), encoding="utf-8")
         partial.replace(page)
         print(f"wrote {page}")
     return verdicts
+
+
+def _look(video: Path, detector: VideoDetector, *, with_section: bool) -> tuple[Verdict, list[str]]:
+    """The verdict, and its part of the page if it is wanted."""
+    preparation = VideoPreparation(SamplingConfig(), LimitsConfig(), detector.view_config)
+    started = time.monotonic()
+    try:
+        if not with_section:
+            look = look_at_video(str(video), detector, preparation)
+            return _verdict(video, look.score, look.clip.note, started), []
+        from debug.video_page import study_video, video_section
+
+        study = study_video(str(video), detector, preparation, seconds=PAGE_SECONDS)
+    except VideoReadError as error:
+        verdict = Verdict(video, "", None, str(error), time.monotonic() - started)
+        return verdict, [markup.box("warning", "No score.", str(error))]
+    verdict = _verdict(video, study.look.score, study.look.clip.note, started)
+    return verdict, video_section(study, VIDEO.genuine, verdict_words(study.look.score, VIDEO.genuine))
+
+
+def _verdict(video: Path, score: float, note: str, started: float) -> Verdict:
+    pred = "generated" if score > 0 else VIDEO.genuine
+    return Verdict(video, pred, score, note, time.monotonic() - started)
 
 
 def format_verdict(verdict: Verdict) -> str:
@@ -100,107 +112,57 @@ def format_verdict(verdict: Verdict) -> str:
     return f"{verdict.pred:<9} {verdict.score:+7.2f}  {verdict.path}, {verdict.seconds:.1f} s{note}"
 
 
-def explain_score(score: float) -> str:
-    """The score in words."""
-    times = float(np.exp(min(abs(score), 20.0)))
-    amount = f"{times:.1f}" if times < 10 else f"{times:,.0f}"
-    side, other = ("generated", "real") if score > 0 else ("real", "generated")
-    return (
-        f"If the calibration holds, what was seen is {amount} times likelier in a {side} video than in a {other} one."
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Of each path its last parts, as many as tell it from the others.
+
+    Example: a/1.mp4, b/1.mp4, b/2.mp4 -> a/1.mp4, b/1.mp4, 2.mp4
+    """
+    names = []
+    for path in paths:
+        others = [other.parts for other in paths if other != path]
+        count = 1
+        while count < len(path.parts) and any(parts[-count:] == path.parts[-count:] for parts in others):
+            count += 1
+        names.append(os.path.join(*path.parts[-count:]))
+    return names
+
+
+def _build_page(verdicts: Sequence[Verdict], sections: Sequence[list[str]], detector: VideoDetector) -> str:
+    """The table of all files first, then a section for each."""
+    noun = "video" if len(verdicts) == 1 else "videos"
+    lead = (
+        "Scores are log-likelihood ratios: above 0 speaks for generated, below for real; nearer to 0 than 1.1 is"
+        " inconclusive. The pixels alone decide."
     )
-
-
-def _new_page(videos: Sequence[Path]) -> Page:
-    from debug.markup import Page
-
-    noun = "video" if len(videos) == 1 else "videos"
-    lead = "Scores are log-likelihood ratios: above 0 speaks for generated, below for real. The pixels alone decide."
-    return Page(f"A look at {len(videos)} {noun}", lead)
-
-
-def _video_section(verdict: Verdict, look: ClipLook | None, detector: VideoDetector) -> list[str]:
-    from debug import markup
-    from debug.report.strips import frame_strip
-
-    if look is None or verdict.score is None:
-        return [markup.box("warning", "No score.", verdict.reason)]
-    clip = look.clip
-    height, width = clip.runs[0].shape[1:3]
-    tiles = [
-        markup.tile("Verdict", verdict.pred),
-        markup.tile("Score", f"{verdict.score:+.2f}", "above 0: generated"),
-        markup.tile("Frames read", str(clip.num_frames), f"{width} x {height}, {clip.decoder}"),
-    ]
-    size = detector.view_config.size
-    parts = [f'<div class="tiles">{"".join(tiles)}</div>', markup.paragraph(explain_score(verdict.score))]
-    if verdict.reason:
-        parts.append(markup.box("note", "Read with losses.", verdict.reason))
-    parts += ["<h3>Over time</h3>", _timeline(verdict, detector)]
-    parts += [
-        "<h3>Where in the frame</h3>",
-        markup.paragraph(
-            "Measured: a dense grid of overlapping patches is scored, each as if all patches of the clip were like it,"
-            f" and each place takes the mean of its patches. They are {size} pixels wide: nothing finer is told."
-        ),
-        f'<div class="figures">{"".join(_heat_figures(look, detector))}</div>',
-        "<h3>Frames behind the score</h3>",
-        markup.paragraph("Outlines are the views: vermilion speaks for generated, blue for real."),
-        frame_strip(look, max_frames=12),
-    ]
-    return parts
-
-
-def _timeline(verdict: Verdict, detector: VideoDetector) -> str:
-    """The score that each moment would have alone, over time."""
-    from debug.markup import BLUE, VERMILION, figure
-    from debug.report.figures import new_figure
-
-    clip = read_clip(str(verdict.path), _TIMELINE_SAMPLING, LimitsConfig())
-    moments = score_moments(clip, detector, max_moments=_MAX_MOMENTS)
-    drawing, axes = new_figure(2.6)
-    for run in range(len(clip.runs)):  # one line a run: between runs nothing was read
-        seconds, scores = [m[1] for m in moments if m[0] == run], [m[2] for m in moments if m[0] == run]
-        axes.plot(seconds, scores, color="black", linewidth=0.8)
-        axes.scatter(seconds, scores, c=[VERMILION if score > 0 else BLUE for score in scores], s=16, zorder=3)
-    axes.axhline(0, color="black", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("time (s)")
-    axes.set_ylabel("score (> 0: generated)")
-    values = [score for _, _, score in moments]
-    text = (
-        f"Score of {len(values)} moments, each alone: lowest {min(values):+.2f}, highest {max(values):+.2f},"
-        f" {sum(value > 0 for value in values) / len(values):.0%} above 0. The clip as a whole: {verdict.score:+.2f}."
-    )
-    return figure(drawing, text, text)
-
-
-def _heat_figures(look: ClipLook, detector: VideoDetector) -> list[str]:
-    """The first frame of up to three runs or moments, with the evidence laid over it."""
-    from debug.markup import figure
-    from debug.report.figures import new_figure
-
-    picks = np.unique(np.linspace(0, len(look.frames) - 1, min(_MAX_HEAT_MAPS, len(look.frames))).round().astype(int))
-    chosen = [look.frames[index] for index in picks]
-    maps = [heat_map(look, frame, detector) for frame in chosen]
-    reach = max(0.5, *(float(np.abs(values).max()) for values in maps))  # one scale for all frames of the clip
-    figures = []
-    for frame, values in zip(chosen, maps, strict=True):
-        height, width = values.shape
-        drawing, axes = new_figure(4.4 * min(1.6, height / width) + 0.5)
-        axes.imshow(frame.pixels.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-        # purple to orange: safe for colour-blind eyes; weak evidence lets the frame through
-        strength = 0.65 * np.sqrt(np.abs(values) / reach)
-        shown = axes.imshow(values, cmap="PuOr_r", vmin=-reach, vmax=reach, alpha=strength)
-        axes.set_axis_off()
-        bar = drawing.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.06, pad=0.02)
-        bar.ax.tick_params(labelsize=8)
-        bar.set_label("evidence: purple real, orange generated", fontsize=8)
-        top, left = np.unravel_index(int(np.abs(values).argmax()), values.shape)
-        text = (
-            f"At {frame.seconds:.2f} s: evidence from {values.min():+.2f} to {values.max():+.2f}, strongest at"
-            f" {left / width:.0%} from the left and {top / height:.0%} from the top."
+    page = markup.Page(f"A look at {len(verdicts)} {noun}", lead, _describe_weights(detector))
+    names = short_names([verdict.path for verdict in verdicts])
+    rows = [
+        (
+            name,
+            "no score" if verdict.score is None else verdict_words(verdict.score, VIDEO.genuine),
+            "" if verdict.score is None else f"{verdict.score:+.2f}",
+            verdict.reason,
         )
-        figures.append(figure(drawing, f"Heat map over the frame. {text}", text))
-    return figures
+        for name, verdict in zip(names, verdicts, strict=True)
+    ]
+    listing = markup.table(["file", "verdict", "score", "reason"], rows, numeric=(2,)) if len(rows) > 1 else ""
+    warning = markup.box("note", "What this is.", PEOPLE_WARNING)
+    if listing:
+        page.add("All files", markup.side_by_side(listing, warning))
+    else:
+        page.add("Before you read on", warning)
+    for name, section in zip(names, sections, strict=True):
+        page.add(name, *section)
+    return page.render()
+
+
+def _describe_weights(detector: VideoDetector) -> str:
+    """Which weights these are."""
+    manifest = getattr(detector, "manifest", None)
+    if manifest is None:
+        return ""
+    date = time.strftime("%Y-%m-%d", time.gmtime((manifest.path.parent / manifest.file).stat().st_mtime))
+    return f"Weights {manifest.file} of {date}, SHA-256 {manifest.sha256}."
 
 
 def main(arguments: list[str] | None = None) -> int:

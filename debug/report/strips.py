@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
 
-from debug.explain import ClipLook, FrameLook, look_at_video
-from debug.markup import CLASS_COLOURS, escape, frame_image, paragraph
+from debug.explain import look_at_video, score_moments
+from debug.markup import escape, frame_image, paragraph
+from debug.video_page import frame_strip
 from model.config import LimitsConfig, SamplingConfig
+from model.modality import VIDEO
 from model.rows.dataset import open_dataset
 from model.video.detector import VideoDetector
+from model.video.prepare import VideoPreparation
 from model.video.reading import VideoReadError, read_clip
 
 _MAX_FRAMES = 8  # frames of one strip
 _EVIDENCE_KEY = (
-    "Frames that the detector used, in order of time, with the mean evidence of the views that hold them"
-    " (above 0: generated). Outlines are the views: vermilion speaks for generated, blue for real."
+    "Frames that the detector used, in order of time, each with the score of its moment alone (above 0: generated)."
+    " Outlines are the views: vermilion speaks for generated, blue for real."
 )
 _PLAIN_KEY = "The first frames that the detector used, in order of time. With --weights each shows its evidence."
 
@@ -42,34 +43,6 @@ def load_videos(dataset: Path, ids: set[str]) -> dict[str, bytes | str]:
             if len(videos) == len(ids):
                 break
     return videos
-
-
-def draw_views(look: FrameLook) -> np.ndarray:
-    """The frame with its views' outlines, coloured by what they speak for."""
-    image = Image.fromarray(look.pixels)
-    pen = ImageDraw.Draw(image)
-    thickness = max(2, image.width // 150)
-    for position, evidence in look.boxes:
-        right = min(position.left + position.side, image.width) - 1
-        bottom = min(position.top + position.side, image.height) - 1
-        colour = CLASS_COLOURS["generated" if evidence > 0 else "real"]
-        pen.rectangle((position.left, position.top, right, bottom), outline=colour, width=thickness)
-    return np.asarray(image)
-
-
-def frame_strip(look: ClipLook, *, max_frames: int = _MAX_FRAMES) -> str:
-    """Frames in order of time, evenly thinned out to `max_frames`."""
-    kept = np.unique(np.linspace(0, len(look.frames) - 1, min(max_frames, len(look.frames))).round().astype(int))
-    cells = []
-    for index in kept:
-        frame = look.frames[index]
-        side = "generated" if frame.evidence > 0 else "real"
-        alternative = f"Frame at {frame.seconds:.2f} s, evidence {frame.evidence:+.2f}: {side}"
-        image = frame_image(draw_views(frame), alternative, border=CLASS_COLOURS[side])
-        cells.append(
-            f"<figure>{image}<figcaption>{frame.seconds:.2f} s: {frame.evidence:+.2f} {side}</figcaption></figure>"
-        )
-    return f'<div class="strip">{"".join(cells)}</div>'
 
 
 def plain_strip(video: bytes | str) -> str:
@@ -98,13 +71,15 @@ def mistake_section(mistakes: pd.DataFrame, videos: Mapping[str, bytes | str], d
             if detector is None:
                 parts.append(plain_strip(videos[row.id]))
                 continue
-            look = look_at_video(videos[row.id], detector)
+            preparation = VideoPreparation(SamplingConfig(), LimitsConfig(), detector.view_config)
+            look = look_at_video(videos[row.id], detector, preparation)
+            moments = score_moments(look.clip, detector, max_moments=_MAX_FRAMES, behind_score=True)
         except VideoReadError as error:
             parts.append(paragraph(f"Cannot be shown: {error}"))
             continue
         if abs(look.score - row.score) > 0.05:
             parts.append(paragraph(f"The weights given score this clip {look.score:+.2f}."))
-        parts.append(frame_strip(look))
+        parts.append(frame_strip(look, tuple(moments), VIDEO.genuine))
     return "\n".join(parts) or paragraph("None.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 import torch
 
 from debug import explain, inspect_video
+from debug.video_page import frame_strip, study_video
+from debug.words import explain_score, verdict_words
 from model.config import LimitsConfig, SamplingConfig
 from model.video.copies import encode
+from model.video.prepare import VideoPreparation
 from model.video.reading import Clip, read_clip
 from model.video.views import ViewConfig, split_views
 from tests.clip_folder import render_frames
@@ -72,16 +76,17 @@ def test_the_score_is_the_detectors_and_frames_add_up() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (32, 32), (20, 200), (500, 700)])
-def test_grid_covers_every_pixel_within_its_budget(height: int, width: int) -> None:
+def test_grid_stays_within_its_budget_and_covers_what_that_pays_for(height: int, width: int) -> None:
+    """Before, a large frame took more views than were allowed."""
     corners = explain.grid_positions(height, width, SIZE, max_views=60)
+    assert len(corners) <= 60
     covered = np.zeros((height, width), bool)
     for top, left in corners:
         assert 0 <= top <= max(0, height - SIZE)
         assert 0 <= left <= max(0, width - SIZE)
         covered[top : top + SIZE, left : left + SIZE] = True
-    assert covered.all()
-    if height * width <= 64 * 96:
-        assert len(corners) <= 60
+    assert covered[0, 0] and covered[-1, -1]
+    assert covered.all() == (height * width <= 60 * SIZE * SIZE)
 
 
 def test_heat_map_shows_the_side_that_drives_the_score() -> None:
@@ -106,8 +111,50 @@ def test_moments_are_scored_alone_and_in_order() -> None:
     frames = np.concatenate([np.full((2, 40, 40, 3), level, np.uint8) for level in (0, 128, 255)])
     clip = Clip((frames,), (np.arange(6) / 2,), "test")
     moments = explain.score_moments(clip, Brightness(), max_moments=9)  # type: ignore[arg-type]
-    assert moments == [(0, 0.0, -1.0), (0, 1.0, 0.0), (0, 2.0, pytest.approx(255 / 128 - 1))]
+    assert [(m.run, m.seconds, m.score) for m in moments] == [
+        (0, 0.0, -1.0),
+        (0, 1.0, 0.0),
+        (0, 2.0, pytest.approx(255 / 128 - 1)),
+    ]
     assert len(explain.score_moments(clip, Brightness(), max_moments=2)) == 2  # type: ignore[arg-type]
+
+
+def test_work_for_a_page_stays_within_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, six short clips took 22 minutes on a busy machine. The clock here runs by the detector's work alone."""
+    clock = [0.0]
+    monkeypatch.setattr(explain.time, "thread_time", lambda: clock[0])
+
+    class Slow(Brightness):
+        def features(self, views: torch.Tensor, kind: str) -> torch.Tensor:
+            clock[0] += 0.05 * len(views)
+            return super().features(views, kind)
+
+    detector, budget = Slow(), explain.Budget(3.0)
+    clip = make_clip(num_frames=40, height=200, width=300)
+    with budget.spend(detector.view_config.num_views, free=True):
+        look = explain.look_at_clip(clip, detector)  # type: ignore[arg-type]
+    moments = explain.score_moments(clip, detector, budget, max_moments=16)  # type: ignore[arg-type]
+    maps = explain.heat_maps(look, detector, budget, count=3)  # type: ignore[arg-type]
+    assert 1 < len(moments) < 16 and len(maps) == 1, "a run has one map"
+    assert clock[0] <= 0.3 + 3.0, "the score itself is free"
+    assert explain.heat_maps(look, detector, explain.Budget(0.0), count=3) == []  # type: ignore[arg-type]
+
+
+def test_the_curve_and_the_strip_tell_the_same(videos: Path) -> None:
+    """Before, the curve was cut from frames with black bars and the strip from frames without."""
+    frames = np.zeros((8, 96, 64, 3), np.uint8)
+    frames[:, 32:64] = render_frames(1, generated=False, num_frames=8, height=32, width=64)
+    barred = videos / "barred.mkv"
+    barred.write_bytes(encode(frames, "h264", 20, fps=10.0))
+    detector = Brightness()
+    preparation = VideoPreparation(SamplingConfig(), LimitsConfig(), detector.view_config)
+    study = study_video(str(barred), detector, preparation, seconds=math.inf)  # type: ignore[arg-type]
+    assert study.look.clip.runs[0].shape[1] <= 32, "without its bars"
+    scores = [moment.score for moment in study.moments]
+    assert max(scores) - min(scores) < 0.2, "the same picture all the time"
+    assert study.look.score == pytest.approx(np.mean(scores), abs=0.1)
+    strip = frame_strip(study.look, study.moments, "real")
+    assert [f"{m.seconds:.2f} s: {m.score:+.2f}" in strip for m in study.moments if m.behind_score] == [True]
 
 
 def test_inspect_prints_verdicts_and_writes_the_page(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,9 +172,23 @@ def test_inspect_prints_verdicts_and_writes_the_page(videos: Path, capsys: pytes
     assert lines[1].startswith("no score ")
     assert lines[-1] == f"wrote {page}"
     text = page.read_text(encoding="utf-8")
-    assert text.count("Heat map over the frame.") == 4  # one for each frame read of the two videos that can be
-    assert text.count("Score of 5 moments, each alone") >= 2
+    assert text.index("<table>") < text.index("<h2>bright.mkv</h2>"), "the table comes first"
+    assert "inconclusive, rather generated" in text
+    assert text.count("Heat map over the frame.") == 2
+    assert "do not decide about people by it alone" in text
     assert "<script" not in text
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/x/a/1.mp4"], ["1.mp4"]),
+        (["/x/a/1.mp4", "/x/b/1.mp4", "/x/b/2.mp4"], ["a/1.mp4", "b/1.mp4", "2.mp4"]),
+        (["1.mp4", "b/1.mp4"], ["1.mp4", "b/1.mp4"]),
+    ],
+)
+def test_names_have_enough_of_their_path(paths: list[str], names: list[str]) -> None:
+    assert inspect_video.short_names([Path(path) for path in paths]) == names
 
 
 def test_the_score_is_the_one_that_the_submission_gets(videos: Path) -> None:
@@ -154,5 +215,7 @@ def test_folders_files_and_absent_paths(videos: Path) -> None:
 
 
 def test_score_in_words() -> None:
-    assert "7.4 times likelier in a generated video than in a real one" in inspect_video.explain_score(2.0)
-    assert "1,097 times likelier in a real video" in inspect_video.explain_score(-7.0)
+    assert "7.4 times likelier in a generated file than in a real one" in explain_score(2.0)
+    assert "1,097 times likelier in a pristine file" in explain_score(-7.0, "pristine")
+    assert verdict_words(-1.0, "real") == "inconclusive, rather real"
+    assert verdict_words(1.2, "real") == "generated"
