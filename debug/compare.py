@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from debug.bootstrap import Interval, draw_counts, pairwise_wins, percentile_interval
 from debug.metric import MetricError, class_labels, join_submission, load_csv, measure_split, select_split
+from model.metric import Interval, draw_counts, pairwise_wins, percentile_interval
 
 ALPHA = 0.05
 

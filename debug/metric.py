@@ -19,8 +19,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from debug.bootstrap import MIN_SOURCES, Interval, balanced_accuracy_draws, percentile_interval, roc_auc_draws
-from debug.calibration import BestThreshold, best_threshold, cllr, min_cllr, source_weights
+from model.metric import (
+    MIN_SOURCES,
+    BestThreshold,
+    Interval,
+    balanced_accuracy,
+    balanced_accuracy_draws,
+    best_threshold,
+    cllr,
+    min_cllr,
+    percentile_interval,
+    roc_auc,
+    roc_auc_draws,
+    source_recalls,
+    source_weights,
+)
 from model.modality import GENERATED, MODALITIES
 
 GENUINE_LABELS = tuple(modality.genuine for modality in MODALITIES.values())
@@ -152,24 +165,12 @@ def source_accuracies(rows: pd.DataFrame, *, extra: tuple[str, ...] = ()) -> pd.
     return table.sort_values(["accuracy", "label", "source"], ignore_index=True)
 
 
-def roc_auc(scores: np.ndarray, is_generated: np.ndarray) -> float:
-    """Chance that a generated clip outscores a real one, ties half; NaN where a class is absent."""
-    num_generated = int(is_generated.sum())
-    num_real = len(is_generated) - num_generated
-    if not num_generated or not num_real:
-        return float("nan")
-    ranks = pd.Series(scores).rank(method="average").to_numpy()
-    return float((ranks[is_generated].sum() - num_generated * (num_generated + 1) / 2) / (num_generated * num_real))
-
-
 def measure_split(rows: pd.DataFrame, name: str, *, num_draws: int = 2000, seed: int = 0) -> SplitMetrics:
     """All figures of the rows given, which are one split of `join_submission`'s result."""
-    accuracies = source_accuracies(rows)
-    of_generated = accuracies["label"] == GENERATED
-    generated, genuine = (accuracies["accuracy"][part].to_numpy() for part in (of_generated, ~of_generated))
-    means = [float(part.mean()) if len(part) else math.nan for part in (generated, genuine)]
     is_generated = (rows["label"] == GENERATED).to_numpy()
     sources, scores = rows["source"].to_numpy(), rows["score"].to_numpy()
+    recalls = source_recalls(rows["correct"].to_numpy(), is_generated, sources)
+    overall, generated, genuine = balanced_accuracy(recalls)
     weights = source_weights(is_generated, sources)
     scored = ~np.isnan(scores)
     both = bool(is_generated[scored].any() and (~is_generated[scored]).any())
@@ -179,7 +180,7 @@ def measure_split(rows: pd.DataFrame, name: str, *, num_draws: int = 2000, seed:
         best = best_threshold(scores[scored], is_generated[scored], weights[scored], unscored_correct=unscored)
     intervals = {}
     if num_draws > 0 and both:
-        draws = balanced_accuracy_draws(generated, genuine, num_draws=num_draws, seed=seed)
+        draws = balanced_accuracy_draws(recalls.of(True), recalls.of(False), num_draws=num_draws, seed=seed)
         draws["roc_auc"] = roc_auc_draws(
             scores[scored], is_generated[scored], sources[scored], num_draws=num_draws, seed=seed
         )
@@ -187,9 +188,9 @@ def measure_split(rows: pd.DataFrame, name: str, *, num_draws: int = 2000, seed:
     return SplitMetrics(
         name=name,
         num_rows=len(rows),
-        balanced_accuracy=sum(means) / 2,
-        generated_accuracy=means[0],
-        genuine_accuracy=means[1],
+        balanced_accuracy=overall,
+        generated_accuracy=generated,
+        genuine_accuracy=genuine,
         roc_auc=roc_auc(scores[scored], is_generated[scored]),
         fail_rate=float(1.0 - scored.mean()) if len(rows) else math.nan,
         total_time=float(rows["time"].sum()) if rows["time"].notna().any() else math.nan,

@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 
 from debug import markup
-from debug.bootstrap import MIN_SOURCES, wilson_high
-from debug.calibration import reliability, source_weights
 from debug.markup import Page
 from debug.metric import SPLITS, SplitMetrics, class_labels, measure_split, select_split, source_accuracies
 from debug.report import confounds, figures
 from debug.report.rows import SHORTCUTS, mean_over_sources, mean_table, order_operations
 from debug.report.terms import TERMS
+from model.metric import MIN_SOURCES, reliability, source_weights, wilson_high
 
 _MIN_CELL_CLIPS = 10  # balanced accuracy of fewer clips is noise
 _PART_NAMES = {"private": "all", "public": "public half", "private only": "other half"}  # splits outside the challenge

@@ -17,9 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from debug.calibration import source_weights
-from debug.metric import class_labels, roc_auc
+from debug.metric import class_labels
 from debug.report.rows import SHORTCUTS, mean_over_sources
+from model.metric import roc_auc, source_weights
 
 _MIN_FAMILIES = 4  # per class: fewer cannot be split into folds that say anything
 _MAX_FOLDS = 10

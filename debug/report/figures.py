@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from debug.calibration import ReliabilityBin, best_threshold
 from debug.markup import BLUE, CLASS_COLOURS, CLASS_HATCHES, GREEN, GREY, figure
 from debug.report.confounds import Band
+from model.metric import ReliabilityBin, best_threshold
 
 # 4.8 inches are 346 points: 8.5-point text stays readable on a phone 360 pixels wide
 _WIDTH = 4.8

@@ -4,67 +4,27 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
+from .. import metric
 from ..modality import GENERATED
 from .clips import Record, balanced_weights
 from .recipe import Container
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Which clip belongs to which source, in arrays. sources: unique `label/source`; index: source of each clip."""
-
-    generated: np.ndarray  # bool (N,)
-    sources: np.ndarray  # str (G,)
-    index: np.ndarray  # int (N,)
-
-    @property
-    def source_generated(self) -> np.ndarray:
-        return np.array([source.startswith("generated/") for source in self.sources])
+def arrays(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """(is_generated, sources), as `model.metric` takes them."""
+    return np.array([record.generated for record in records]), np.array([record.source for record in records])
 
 
-def group(records: Sequence[Record]) -> Groups:
-    sources, index = np.unique([f"{record.label}/{record.source}" for record in records], return_inverse=True)
-    return Groups(np.array([record.generated for record in records]), sources, index)
-
-
-def source_recalls(scores: np.ndarray, groups: Groups, threshold: float = 0.0) -> np.ndarray:
-    """Share of each source's clips that are called right, (G,)."""
-    right = (scores > threshold) == groups.generated
-    counts = np.bincount(groups.index, minlength=len(groups.sources))
-    return np.bincount(groups.index, right, minlength=len(groups.sources)) / np.maximum(counts, 1)
-
-
-def balanced_accuracy(scores: np.ndarray, groups: Groups, threshold: float = 0.0) -> tuple[float, float, float]:
-    """(balanced accuracy, generated accuracy, real accuracy): means over sources, then over both classes."""
-    recalls = source_recalls(scores, groups, threshold)
-    generated = float(recalls[groups.source_generated].mean())
-    real = float(recalls[~groups.source_generated].mean())
-    return (generated + real) / 2, generated, real
-
-
-def best_balanced_accuracy(scores: np.ndarray, groups: Groups) -> float:
-    """Balanced accuracy at the best of all thresholds: what is above the figure at 0 is lost at the threshold."""
-    thresholds = np.quantile(scores, np.linspace(0.02, 0.98, 385))
-    return max(balanced_accuracy(scores, groups, threshold)[0] for threshold in thresholds)
-
-
-def bootstrap_interval(scores: np.ndarray, groups: Groups, *, rounds: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95% interval of the balanced accuracy over resampled sources, each class apart."""
-    rng = np.random.default_rng(seed)
-    recalls = source_recalls(scores, groups)
-    means = []
-    for chosen in (recalls[groups.source_generated], recalls[~groups.source_generated]):
-        means.append(chosen[rng.integers(len(chosen), size=(rounds, len(chosen)))].mean(axis=1))
-    low, high = np.quantile((means[0] + means[1]) / 2, (0.025, 0.975))
-    return float(low), float(high)
+def recalls_of(scores: np.ndarray, records: Sequence[Record]) -> metric.SourceRecalls:
+    """Of decisions at the threshold 0."""
+    is_generated, sources = arrays(records)
+    return metric.source_recalls((scores > 0) == is_generated, is_generated, sources)
 
 
 def rank_correlations(
@@ -89,12 +49,12 @@ def matched_bands(scores: np.ndarray, records: Sequence[Record], container: Cont
     for name, members in container.bands(container.numbers(records)).items():
         chosen = [record for record, inside in zip(records, members, strict=True) if inside]
         if len({record.label for record in chosen}) == 2:
-            groups = group(chosen)
+            recalls = recalls_of(scores[members], chosen)
             out[name] = {
                 "clips": len(chosen),
-                "sources": len(groups.sources),
-                "balanced_accuracy": round(balanced_accuracy(scores[members], groups)[0], 3),
-                "auc": round(float(roc_auc_score(groups.generated, scores[members])), 3),
+                "sources": len(recalls.names),
+                "balanced_accuracy": round(metric.balanced_accuracy(recalls)[0], 3),
+                "auc": round(metric.roc_auc(scores[members], arrays(chosen)[0]), 3),
             }
     return out
 
@@ -115,27 +75,27 @@ def container_only_scores(records: Sequence[Record], folds: np.ndarray, containe
 
 def summarise(scores: np.ndarray, records: Sequence[Record], container: Container) -> dict[str, object]:
     """Every figure of one variant of the clips, ready for JSON."""
-    groups = group(records)
-    overall, generated, genuine = balanced_accuracy(scores, groups)
-    recalls = source_recalls(scores, groups)
-    counts = np.bincount(groups.index)
-    best = best_balanced_accuracy(scores, groups)
-    worst = sorted(range(len(recalls)), key=lambda i: (recalls[i], -counts[i]))[:10]
+    is_generated, sources = arrays(records)
+    recalls = recalls_of(scores, records)
+    overall, generated, genuine = metric.balanced_accuracy(recalls)
+    draws = metric.balanced_accuracy_draws(recalls.of(True), recalls.of(False))["balanced_accuracy"]
+    interval = metric.percentile_interval(draws)
+    best = metric.best_threshold(scores, is_generated, metric.source_weights(is_generated, sources))
+    label = {record.generated: record.label for record in records}
+    names = [f"{label[of]}/{name}" for of, name in zip(recalls.is_generated.tolist(), recalls.names, strict=True)]
+    worst = sorted(range(len(names)), key=lambda i: (recalls.recalls[i], -recalls.counts[i]))[:10]
+    half = (recalls.recalls < 0.5) & (recalls.counts >= 8) & ~recalls.is_generated
     return {
         "clips": len(records),
-        "sources": len(groups.sources),
+        "sources": len(names),
         "balanced_accuracy": round(overall, 4),
-        "interval_95": [round(value, 4) for value in bootstrap_interval(scores, groups)],
+        "interval_95": [round(interval.low, 4), round(interval.high, 4)],
         "generated_accuracy": round(generated, 4),
         "genuine_accuracy": round(genuine, 4),
-        "auc": round(float(roc_auc_score(groups.generated, scores)), 4),
-        "threshold_loss": round(best - overall, 4),
-        "worst_sources": {str(groups.sources[i]): f"{recalls[i]:.2f} of {counts[i]}" for i in worst},
-        "genuine_sources_of_8_below_half": [
-            str(groups.sources[i])
-            for i in range(len(recalls))
-            if not groups.source_generated[i] and counts[i] >= 8 and recalls[i] < 0.5
-        ],
+        "auc": round(metric.roc_auc(scores, is_generated), 4),
+        "threshold_loss": round(best.loss, 4),
+        "worst_sources": {names[i]: f"{recalls.recalls[i]:.2f} of {recalls.counts[i]}" for i in worst},
+        "genuine_sources_of_8_below_half": [names[i] for i in np.flatnonzero(half)],
         "spearman": rank_correlations(scores, records, container),
         "matched_bands": matched_bands(scores, records, container),
     }

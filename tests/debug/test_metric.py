@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from scipy.optimize import isotonic_regression
 
-from debug import bootstrap, calibration, metric
+from debug import metric
+from model import metric as arrays
 
 INF = float("inf")
 NAN = float("nan")
@@ -215,13 +216,13 @@ def test_best_threshold_equals_a_plain_scan(seed: int) -> None:
 def test_cllr_hand_worked_and_infinite() -> None:
     labels = np.array([True, True, False])
     weights = np.array([0.25, 0.25, 0.5])
-    assert calibration.cllr(np.zeros(3), labels, weights) == pytest.approx(1.0)
+    assert arrays.cllr(np.zeros(3), labels, weights) == pytest.approx(1.0)
     # odds 3:1 for generated cost log2(4/3); odds 1:3 on the real one cost the same
     ratio = math.log(3)
-    assert calibration.cllr(np.array([ratio, ratio, -ratio]), labels, weights) == pytest.approx(math.log2(4 / 3))
-    assert calibration.cllr(np.array([INF, INF, -INF]), labels, weights) == 0.0
-    assert calibration.cllr(np.array([INF, -INF, -INF]), labels, weights) == INF
-    assert math.isnan(calibration.cllr(np.zeros(2), np.array([True, True]), np.array([0.5, 0.5])))
+    assert arrays.cllr(np.array([ratio, ratio, -ratio]), labels, weights) == pytest.approx(math.log2(4 / 3))
+    assert arrays.cllr(np.array([INF, INF, -INF]), labels, weights) == 0.0
+    assert arrays.cllr(np.array([INF, -INF, -INF]), labels, weights) == INF
+    assert math.isnan(arrays.cllr(np.zeros(2), np.array([True, True]), np.array([0.5, 0.5])))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -230,25 +231,25 @@ def test_cllr_equals_the_plain_implementation(seed: int) -> None:
     rows = metric.join_submission(solution, submission)
     rows = rows[np.isfinite(rows["score"])]
     is_generated = (rows["label"] == "generated").to_numpy()
-    weights = calibration.source_weights(is_generated, rows["source"].to_numpy())
-    value = calibration.cllr(rows["score"].to_numpy(), is_generated, weights)
+    weights = arrays.source_weights(is_generated, rows["source"].to_numpy())
+    value = arrays.cllr(rows["score"].to_numpy(), is_generated, weights)
     assert value == pytest.approx(slow_cllr(list(rows["score"]), list(rows["label"]), list(rows["source"])))
-    least = calibration.min_cllr(rows["score"].to_numpy(), is_generated, weights)
+    least = arrays.min_cllr(rows["score"].to_numpy(), is_generated, weights)
     assert 0 <= least <= value
     # a monotone change of the scores moves Cllr, not its minimum
-    assert calibration.min_cllr(rows["score"].to_numpy() * 3 + 1, is_generated, weights) == pytest.approx(least)
+    assert arrays.min_cllr(rows["score"].to_numpy() * 3 + 1, is_generated, weights) == pytest.approx(least)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_isotonic_regression_equals_scipy(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values, weights = rng.normal(size=40).cumsum(), rng.uniform(0.1, 2, size=40)
-    ours = calibration.pool_adjacent_violators(values, weights)
+    ours = arrays.pool_adjacent_violators(values, weights)
     np.testing.assert_allclose(ours, isotonic_regression(values, weights=weights).x)
 
 
 def test_source_weights_make_sums_into_means_over_sources() -> None:
-    weights = calibration.source_weights(np.array([True, True, True, False]), np.array(["a", "a", "b", "c"]))
+    weights = arrays.source_weights(np.array([True, True, True, False]), np.array(["a", "a", "b", "c"]))
     np.testing.assert_allclose(weights, [1 / 8, 1 / 8, 1 / 4, 1 / 2])
 
 
@@ -256,10 +257,10 @@ def test_reliability_of_scores_that_keep_their_promise() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(0, 2, size=40_000)
     is_generated = rng.uniform(size=len(scores)) < 1 / (1 + np.exp(-scores))
-    bins = calibration.reliability(scores, is_generated, np.ones(len(scores)))
+    bins = arrays.reliability(scores, is_generated, np.ones(len(scores)))
     assert sum(b.num_rows for b in bins) == len(scores)
     assert max(abs(b.promised - b.observed) for b in bins) < 0.03
-    boastful = calibration.reliability(scores * 4, is_generated, np.ones(len(scores)))
+    boastful = arrays.reliability(scores * 4, is_generated, np.ones(len(scores)))
     assert max(abs(b.promised - b.observed) for b in boastful) > 0.15
 
 
@@ -269,28 +270,28 @@ def test_reliability_of_scores_that_keep_their_promise() -> None:
 def test_bootstrap_is_seeded_and_as_wide_as_theory_says() -> None:
     rng = np.random.default_rng(1)
     generated, real = rng.uniform(0.5, 1, size=50), rng.uniform(0.2, 1, size=80)
-    draws = bootstrap.balanced_accuracy_draws(generated, real, num_draws=20_000, seed=7)["balanced_accuracy"]
-    again = bootstrap.balanced_accuracy_draws(generated, real, num_draws=20_000, seed=7)["balanced_accuracy"]
+    draws = arrays.balanced_accuracy_draws(generated, real, num_draws=20_000, seed=7)["balanced_accuracy"]
+    again = arrays.balanced_accuracy_draws(generated, real, num_draws=20_000, seed=7)["balanced_accuracy"]
     np.testing.assert_array_equal(draws, again)
     generated, real = np.r_[generated, 0, 1], np.r_[real, 0, 1]  # the two sources more
     expected = math.sqrt(generated.var() / 52 + real.var() / 82) / 2
     assert draws.std() == pytest.approx(expected, rel=0.03)
     assert draws.mean() == pytest.approx((generated.mean() + real.mean()) / 2, abs=0.002)
-    interval = bootstrap.percentile_interval(draws)
+    interval = arrays.percentile_interval(draws)
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * expected, rel=0.05)
 
 
 def test_auc_over_redrawn_sources_equals_recomputing_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "MIN_SOURCES", 1)
+    monkeypatch.setattr(arrays, "MIN_SOURCES", 1)
     solution, submission = random_case(3)
     rows = metric.join_submission(solution, submission)
     rows = rows[np.isfinite(rows["score"])]
     is_generated = (rows["label"] == "generated").to_numpy()
     sources, scores = rows["source"].to_numpy(), rows["score"].to_numpy()
-    draws = bootstrap.roc_auc_draws(scores, is_generated, sources, num_draws=20, seed=5)
+    draws = arrays.roc_auc_draws(scores, is_generated, sources, num_draws=20, seed=5)
     rng = np.random.default_rng(5)
     names = {label: np.unique(sources[is_generated == label].astype(str)) for label in (True, False)}
-    counts = {label: bootstrap.draw_counts(rng, len(names[label]) + 2, 20) for label in (True, False)}
+    counts = {label: arrays.draw_counts(rng, len(names[label]) + 2, 20) for label in (True, False)}
     for k in range(20):
         clips: list[tuple[float, bool, float]] = []  # score, class, weight
         for label in (True, False):
@@ -319,16 +320,16 @@ def test_intervals_hold_what_they_promise(num_sources: int, a: float, b: float) 
     rng, inside, trials = np.random.default_rng(0), 0, 400
     for trial in range(trials):
         generated, real = rng.beta(a, b, (2, num_sources))
-        draws = bootstrap.balanced_accuracy_draws(generated, real, num_draws=400, seed=trial)
-        interval = bootstrap.percentile_interval(draws["balanced_accuracy"])
+        draws = arrays.balanced_accuracy_draws(generated, real, num_draws=400, seed=trial)
+        interval = arrays.percentile_interval(draws["balanced_accuracy"])
         inside += interval.low <= a / (a + b) <= interval.high
     assert inside / trials >= 0.9
-    perfect = bootstrap.balanced_accuracy_draws(np.ones(5), np.ones(5))["balanced_accuracy"]
-    assert bootstrap.percentile_interval(perfect).low < 0.8
+    perfect = arrays.balanced_accuracy_draws(np.ones(5), np.ones(5))["balanced_accuracy"]
+    assert arrays.percentile_interval(perfect).low < 0.8
 
 
 def test_too_few_sources_give_no_interval() -> None:
-    few = bootstrap.balanced_accuracy_draws(np.ones(4), np.ones(9))
+    few = arrays.balanced_accuracy_draws(np.ones(4), np.ones(9))
     assert np.isnan(few["balanced_accuracy"]).all() and np.isfinite(few["genuine_accuracy"]).all()
     assert "balanced_accuracy" not in metric.evaluate(HAND_SOLUTION, HAND_SUBMISSION).splits["private"].intervals
 
@@ -338,7 +339,7 @@ def test_wilsons_interval_equals_scipys(right: int, count: int, high: float) -> 
     from scipy.stats import binomtest
 
     expected = binomtest(right, count).proportion_ci(method="wilson").high
-    assert bootstrap.wilson_high(right / count, count) == pytest.approx(expected) == pytest.approx(high, abs=1e-4)
+    assert arrays.wilson_high(right / count, count) == pytest.approx(expected) == pytest.approx(high, abs=1e-4)
 
 
 def test_pristine_is_the_other_class_of_speech() -> None:

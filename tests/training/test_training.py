@@ -12,6 +12,7 @@ import pytest
 
 from model.config import LimitsConfig, SamplingConfig
 from model.heads import KernelHead, merge_heads
+from model.metric import balanced_accuracy
 from model.training import cache, video
 from model.training.__main__ import build_recipe
 from model.training.clips import LabelledDataError, Record, assign_folds, balanced_weights, fingerprint, load_records
@@ -26,14 +27,7 @@ from model.training.protocol import (
     prepare_fit,
 )
 from model.training.recipe import AS_FOUND, PROCESSED, Container
-from model.training.record import (
-    balanced_accuracy,
-    best_balanced_accuracy,
-    family_recalls,
-    group,
-    summarise,
-    write_scores,
-)
+from model.training.record import family_recalls, recalls_of, summarise, write_scores
 from model.video import copies
 from model.video.reading import read_clip
 from model.video.views import ViewConfig, cut_views, trim_bars
@@ -270,7 +264,7 @@ def test_cross_validation_holds_families_out() -> None:
         fit = prepare_fit(variants, config)
         evidence = out_of_fold_evidence(variants, records, folds, fit)
         scores = fuse_across([evidence], records, folds)
-        assert balanced_accuracy(scores[AS_FOUND], group(records))[0] < 0.75
+        assert balanced_accuracy(recalls_of(scores[AS_FOUND], records))[0] < 0.75
         inside = fit_experts(variants, records, np.ones(len(records), bool), fit)[0].raw_scores(features)
         assert ((inside > 0) == generated).mean() == 1
 
@@ -314,9 +308,9 @@ def test_every_source_counts_the_same() -> None:
     records = [Record(Path(), f"{n}", "real", "big", "a") for n in range(9)]
     records += [Record(Path(), "r", "real", "small", "b"), Record(Path(), "g", "generated", "gen", "c")]
     scores = np.array([-1.0] * 9 + [1.0, 1.0])  # big all right, small all wrong, generated right
-    overall, generated, real = balanced_accuracy(scores, group(records))
-    assert (overall, generated, real) == (0.75, 1.0, 0.5)
-    assert best_balanced_accuracy(scores + 5, group(records)) == 0.75
+    assert balanced_accuracy(recalls_of(scores, records)) == (0.75, 1.0, 0.5)
+    figures = summarise(scores + 5, records, Container(video.container_numbers, video.predictors, video.bands))
+    assert figures["threshold_loss"] == 0.25
 
 
 def test_summary_and_table(tmp_path: Path) -> None:
