@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from model.video.detector import VideoDetector
-from model.video.prepare import VideoPreparation
 from model.video.reading import Clip
 from model.video.views import PATCHES, RESIZED, ViewPosition, cut_views, split_views, view_positions
 
@@ -123,15 +122,6 @@ def look_at_clip(clip: Clip, detector: VideoDetector) -> ClipLook:
         for (run, frame), boxes in sorted(by_frame.items())
     )
     return ClipLook(clip, detector.score(features), frames, features)
-
-
-def look_at_video(
-    source: bytes | str, detector: VideoDetector, preparation: VideoPreparation, budget: Budget | None = None
-) -> ClipLook:
-    """Raises: VideoReadError: no frame can be decoded."""
-    clip = preparation.read(source)
-    with (budget or Budget()).spend(detector.view_config.num_views, free=True):
-        return look_at_clip(clip, detector)
 
 
 def grid_positions(height: int, width: int, size: int, *, max_views: int = _MAX_HEAT_VIEWS) -> list[tuple[int, int]]:

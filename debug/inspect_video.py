@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from debug import markup
-from debug.explain import look_at_video
+from debug.explain import look_at_clip
 from debug.words import PEOPLE_WARNING, verdict_words
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import VIDEO
@@ -88,11 +88,12 @@ def _look(video: Path, detector: VideoDetector, *, with_section: bool) -> tuple[
     started = time.monotonic()
     try:
         if not with_section:
-            look = look_at_video(str(video), detector, preparation)
+            look = look_at_clip(preparation.read(str(video)), detector)
             return _verdict(video, look.score, look.clip.note, started), []
-        from debug.video_page import study_video, video_section
+        from debug.video_page import more_frames, study_clip, video_section
 
-        study = study_video(str(video), detector, preparation, seconds=PAGE_SECONDS)
+        clip, more = (part.read(str(video)) for part in (preparation, more_frames(preparation)))
+        study = study_clip(clip, more, detector, seconds=PAGE_SECONDS)
     except VideoReadError as error:
         verdict = Verdict(video, "", None, str(error), time.monotonic() - started)
         return verdict, [markup.box("warning", "No score.", str(error))]

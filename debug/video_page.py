@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from debug import markup
-from debug.explain import Budget, ClipLook, FrameLook, Moment, heat_maps, look_at_video, score_moments
+from debug.explain import Budget, ClipLook, FrameLook, Moment, heat_maps, look_at_clip, score_moments
 from debug.markup import CLASS_COLOURS, GREY
 from debug.words import explain_score
 from model.video.detector import VideoDetector
 from model.video.prepare import VideoPreparation
+from model.video.reading import Clip
 
 _MAX_HEAT_MAPS = 3
 _MAX_MOMENTS = 16  # of the curve over time, besides those behind the score
@@ -28,19 +29,22 @@ class VideoLook:
     maps: tuple[tuple[FrameLook, np.ndarray], ...]
 
 
-def study_video(
-    source: bytes | str, detector: VideoDetector, preparation: VideoPreparation, *, seconds: float
-) -> VideoLook:
+def more_frames(preparation: VideoPreparation) -> VideoPreparation:
+    """The same preparation, reading more frames: those of the curve over time."""
+    sampling = replace(preparation.sampling, max_runs=_MORE_RUNS, max_run_frames=_MORE_FRAMES)
+    return replace(preparation, sampling=sampling)
+
+
+def study_clip(clip: Clip, more: Clip, detector: VideoDetector, *, seconds: float) -> VideoLook:
     """Score a video and work out the page's figures; the networks work for about `seconds` on top of the score.
 
-    Every figure rests on frames that the one preparation gives, so that none contradicts the verdict.
-    Raises: VideoReadError.
+    clip, more: as the detector's preparation and `more_frames` of it read the file, both without black bars: every
+    figure rests on one way of reading, so that none contradicts the verdict.
     """
     budget = Budget(seconds)
-    look = look_at_video(source, detector, preparation, budget)
-    moments = score_moments(look.clip, detector, budget, max_moments=_MAX_MOMENTS, behind_score=True)
-    sampling = replace(preparation.sampling, max_runs=_MORE_RUNS, max_run_frames=_MORE_FRAMES)
-    more = replace(preparation, sampling=sampling).read(source)
+    with budget.spend(detector.view_config.num_views, free=True):
+        look = look_at_clip(clip, detector)
+    moments = score_moments(clip, detector, budget, max_moments=_MAX_MOMENTS, behind_score=True)
     seen = {round(moment.seconds, 3) for moment in moments}
     others = score_moments(more, detector, budget, max_moments=_MAX_MOMENTS)
     moments += [moment for moment in others if round(moment.seconds, 3) not in seen]

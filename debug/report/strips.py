@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from debug.explain import look_at_video, score_moments
+from debug.explain import look_at_clip, score_moments
 from debug.markup import escape, frame_image, paragraph
 from debug.video_page import frame_strip
 from model.config import LimitsConfig, SamplingConfig
@@ -72,7 +72,7 @@ def mistake_section(mistakes: pd.DataFrame, videos: Mapping[str, bytes | str], d
                 parts.append(plain_strip(videos[row.id]))
                 continue
             preparation = VideoPreparation(SamplingConfig(), LimitsConfig(), detector.view_config)
-            look = look_at_video(videos[row.id], detector, preparation)
+            look = look_at_clip(preparation.read(videos[row.id]), detector)
             moments = score_moments(look.clip, detector, max_moments=_MAX_FRAMES, behind_score=True)
         except VideoReadError as error:
             parts.append(paragraph(f"Cannot be shown: {error}"))

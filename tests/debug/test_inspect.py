@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from debug import explain, inspect_video
-from debug.video_page import frame_strip, study_video
+from debug.video_page import frame_strip, more_frames, study_clip
 from debug.words import explain_score, verdict_words
 from model.config import LimitsConfig, SamplingConfig
 from model.video.copies import encode
@@ -148,7 +148,8 @@ def test_the_curve_and_the_strip_tell_the_same(videos: Path) -> None:
     barred.write_bytes(encode(frames, "h264", 20, fps=10.0))
     detector = Brightness()
     preparation = VideoPreparation(SamplingConfig(), LimitsConfig(), detector.view_config)
-    study = study_video(str(barred), detector, preparation, seconds=math.inf)  # type: ignore[arg-type]
+    clip, more = (part.read(str(barred)) for part in (preparation, more_frames(preparation)))
+    study = study_clip(clip, more, detector, seconds=math.inf)  # type: ignore[arg-type]
     assert study.look.clip.runs[0].shape[1] <= 32, "without its bars"
     scores = [moment.score for moment in study.moments]
     assert max(scores) - min(scores) < 0.2, "the same picture all the time"
