@@ -21,7 +21,7 @@ class SamplingConfig:
     """Which frames of a clip are read: runs of consecutive frames that start at key frames (after blank frames there).
 
     Reading at a key frame costs one frame; reading anywhere else costs every frame back to the key
-    frame before it. Frames further on tell little more (training/EXPERIMENTS.md, "Later frames").
+    frame before it. Frames further on tell little more (training/DECISIONS.md).
     """
 
     max_runs: int = 4  # runs are spread over the clip, one per chosen key frame; a patch from each

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-_STEP = 0.195  # of a row's root mean square, for 60 MB in all; 0.15 gives 0.001 more AUC (training/EXPERIMENTS.md)
+_STEP = 0.195  # of a row's root mean square, for 60 MB in all; 0.15 gives 0.001 more AUC (training/DECISIONS.md)
 _LARGEST = 127
 _CODES, _STEPS = ".codes", ".steps"  # suffixes of a packed tensor's two parts
 

@@ -65,7 +65,7 @@ def store(
     """As the file holds them: every matrix in half precision, biases and such as they are.
 
     packed: prefixes of tensors whose matrices take few bits. halved: of those whose vectors too take half precision.
-    What each costs stands in EXPERIMENTS.md, "CLIP's middle blocks" and "Cost".
+    What each costs stands in DECISIONS.md.
     """
     stored: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():

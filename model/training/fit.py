@@ -15,7 +15,7 @@ from ..heads import KernelHead, LinearHead, Projection, gaussian_kernel, squared
 
 @dataclass(frozen=True)
 class KernelFit:
-    """How a kernel head is fitted; chosen by cross-validation, see EXPERIMENTS.md."""
+    """How a kernel head is fitted; chosen by cross-validation, see DECISIONS.md."""
 
     reads: tuple[str, ...]  # names of features
     num_components: int  # principal components kept
@@ -101,7 +101,7 @@ def fuse(
     """(weights (E,), offset) that turn raw out-of-fold evidence into log-likelihood ratios, all sources equal.
 
     The pieces of evidence, each in units of its own deviation, are added up by their importance; only scale and offset
-    of the sum are learnt. A regression on all of them fits the sources it sees: worse on others (EXPERIMENTS.md).
+    of the sum are learnt. A regression on all of them fits the sources it sees: worse on others (DECISIONS.md).
 
     evidence: one array (N, E) per variant of the clips (as found, post-processed); all variants count the same.
     importance: (E,).

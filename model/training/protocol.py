@@ -96,7 +96,7 @@ def calibrate(kinds: Kinds, records: Sequence[Record]) -> tuple[list[np.ndarray]
     """(by kind the weights of its pieces, offset): evidence -> log-likelihood ratios with the threshold at 0.
 
     A logistic regression on the pieces' sum, sources weighted equally; all variants count the same. Shifting the
-    threshold to the best balanced accuracy of these scores fits their noise: worse elsewhere (EXPERIMENTS.md).
+    threshold to the best balanced accuracy of these scores fits their noise: worse elsewhere (DECISIONS.md).
     """
     evidence = [np.hstack([kind[variant] for kind in kinds]) for variant in MEASURED]
     generated = np.array([record.generated for record in records])

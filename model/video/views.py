@@ -90,6 +90,13 @@ class BarConfig:
     min_picture: float = 0.25  # of the side
     rim: int = 2  # pixels inside the picture that are cut off with the bar: compression blurs its edge
 
+    def __post_init__(self) -> None:
+        if self.step < 1 or self.rim < 0:
+            raise ValueError(f"step ({self.step}) must be at least 1, rim ({self.rim}) at least 0")
+        for name in ("bright_share", "min_bar", "min_symmetry", "min_picture"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+
 
 def trim_bars(runs: Sequence[np.ndarray], config: BarConfig = BarConfig()) -> tuple[np.ndarray, ...]:
     """Cut black bars in pairs (letterbox, pillarbox) off every run of frames, uint8 RGB (T_i, H, W, 3); no copies.
