@@ -1,6 +1,6 @@
-"""Post-process labelled clips as Task 2 may: `python -m debug.postprocess CLIPS OUT`.
+"""Post-process labelled clips as the challenges may: `python -m debug.postprocess CLIPS OUT`.
 
-Every clip, real and generated alike, goes through a ladder of operations and severities (model.video.copies).
+Every clip, of both classes alike, goes through a ladder of operations and severities (debug.ladders).
 OUT/clips/<operation>/<severity>/… holds the results and OUT/manifest.csv names them, in the form that debug.labelled
 and the training read. A run that was stopped goes on where it stood when the same command is given again.
 
@@ -28,21 +28,14 @@ import numpy as np
 from tqdm import tqdm
 
 from debug.labelled import probe, select_records
-from model.config import LimitsConfig, SamplingConfig, available_cores
-from model.modality import VIDEO
-from model.training.clips import LabelledDataError, Record, fingerprint, load_records
-from model.video import copies
-from model.video.reading import VideoReadError, read_clip
+from debug.ladders import FOUND, load_ladder
+from model.config import available_cores
+from model.modality import VIDEO, Modality, Unreadable
+from model.training.clips import LabelledDataError, Record, find_modality, fingerprint, load_records
 
-FOUND = "found"  # a copy of the file itself: what every step is compared with
-PLAIN = "none"  # encoded only, as every pixel operation's result is
-CHAIN = "chain"  # a random chain of operations that ends in a codec, as the training draws them
-OPERATIONS = (FOUND, PLAIN, *copies.OPERATIONS, CHAIN)
-_UNGRADED = (FOUND, PLAIN, CHAIN)  # they have no severity of their own: 0
-_TRANSPARENT_CRF = 17  # H.264 quality that hardly changes a pixel: what carries pixel operations' results
-_DEFAULT_FPS = 25.0  # where the container does not tell
 MANIFEST_COLUMNS = (
-    "file", "label", "source", "family", "width", "height", "fps", "operation", "severity", "original",
+    "file", "label", "source", "family", "width", "height", "fps", "sampling_rate", "channels", "operation",
+    "severity", "original",
 )  # fmt: skip
 
 
@@ -53,11 +46,12 @@ class Variant:
     record: Record
     operation: str
     severity: int
+    modality: Modality = VIDEO
 
     @property
     def file(self) -> str:
         """Path below the output folder; the clip's own path and suffix keep names apart."""
-        suffix = "" if self.operation == FOUND else ".mkv"
+        suffix = "" if self.operation == FOUND else load_ladder(self.modality).suffix
         return f"clips/{self.operation}/{self.severity}/{self.record.file}{suffix}"
 
 
@@ -66,6 +60,7 @@ def plan_variants(
     operations: Sequence[str],
     severities: Sequence[int],
     *,
+    modality: Modality = VIDEO,
     per_clip: int | None = None,
     seed: int = 0,
 ) -> list[Variant]:
@@ -73,17 +68,14 @@ def plan_variants(
 
     Raises: LabelledDataError: unknown operation or severity.
     """
+    ladder = load_ladder(modality)
     for operation in operations:
-        if operation not in OPERATIONS:
-            raise LabelledDataError(f"operation {operation!r}; valid operations: {', '.join(OPERATIONS)}")
+        if operation not in ladder.operations:
+            raise LabelledDataError(f"operation {operation!r}; valid operations: {', '.join(ladder.operations)}")
     for severity in severities:
-        if severity not in copies.SEVERITIES:
-            raise LabelledDataError(f"severity {severity}; valid severities: {copies.SEVERITIES}")
-    steps = [
-        (operation, severity)
-        for operation in operations
-        for severity in ((0,) if operation in _UNGRADED else severities)
-    ]
+        if severity not in ladder.severities:
+            raise LabelledDataError(f"severity {severity}; valid severities: {ladder.severities}")
+    steps = ladder.steps(operations, severities)
     variants = []
     for record in records:
         chosen = steps
@@ -92,29 +84,8 @@ def plan_variants(
             drawn = [step for step in steps if step[0] != FOUND]
             rng.shuffle(drawn)  # so that a larger number adds to the steps of a smaller one
             chosen = [step for step in steps if step[0] == FOUND or step in drawn[:per_clip]]
-        variants += [Variant(record, operation, severity) for operation, severity in chosen]
+        variants += [Variant(record, operation, severity, modality) for operation, severity in chosen]
     return variants
-
-
-def process_frames(
-    frames_thwc: np.ndarray, operation: str, severity: int, rng: np.random.Generator, *, fps: float
-) -> bytes:
-    """One operation, then the encoding that carries it: the codec itself if the operation is one.
-
-    A change of frame rate keeps the clip's duration, so the rate follows the number of frames.
-    """
-    codec, crf = "h264", _TRANSPARENT_CRF
-    steps: list[tuple[str, int]] = []
-    if operation == CHAIN:
-        steps = copies.random_chain(rng)
-    elif operation != PLAIN:
-        steps = [(operation, severity)]
-    if steps and steps[-1][0] in copies.CODEC_OPERATIONS:
-        codec, codec_severity = steps.pop()
-        crf = copies.choose_crf(codec, codec_severity, rng)
-    num_frames = len(frames_thwc)
-    frames_thwc = copies.apply_chain(frames_thwc, steps, rng)
-    return copies.encode(frames_thwc, codec, crf, fps=fps * len(frames_thwc) / num_frames)
 
 
 def process_clip(variant: Variant, out: str, seed: int, max_frames: int) -> str:
@@ -129,16 +100,14 @@ def process_clip(variant: Variant, out: str, seed: int, max_frames: int) -> str:
         shutil.copyfile(variant.record.path, partial)
         partial.replace(path)
         return ""
-    sampling = SamplingConfig(max_runs=1, max_run_frames=max_frames)
-    try:
-        clip = read_clip(str(variant.record.path), sampling, LimitsConfig())
-    except VideoReadError as error:
-        return str(error)
-    fps = float(str(probe(variant.record.path, VIDEO).get("fps") or _DEFAULT_FPS))
     name = f"{seed}:{variant.record.file}:{variant.operation}:{variant.severity}"
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
-    video = process_frames(clip.runs[0], variant.operation, variant.severity, rng, fps=fps)
-    partial.write_bytes(video)
+    process = load_ladder(variant.modality).process
+    try:
+        content = process(variant.record.path, variant.operation, variant.severity, rng, max_frames)
+    except Unreadable as error:
+        return str(error)
+    partial.write_bytes(content)
     partial.replace(path)
     return ""
 
@@ -170,7 +139,7 @@ def run_variants(variants: Sequence[Variant], out: Path, *, seed: int, max_frame
                 progress.update()
 
 
-def write_manifest(variants: Sequence[Variant], out: Path) -> int:
+def write_manifest(variants: Sequence[Variant], out: Path, modality: Modality = VIDEO) -> int:
     """Name every variant that exists, and keep the lines of those that earlier commands made. Returns how many."""
     manifest, partial = out / "manifest.csv", out / ".manifest.csv.partial"
     planned = {variant.file for variant in variants}
@@ -187,7 +156,7 @@ def write_manifest(variants: Sequence[Variant], out: Path) -> int:
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, MANIFEST_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**line, **probe(out / str(line["file"]), VIDEO)} for line in lines)
+        writer.writerows({**line, **probe(out / str(line["file"]), modality)} for line in lines)
     partial.replace(manifest)
     return len(lines)
 
@@ -221,8 +190,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("clips", type=Path, help="folder with manifest.csv, or real/<source>/, generated/<source>/")
     parser.add_argument("out", type=Path, help="folder to make or to go on with")
-    parser.add_argument("--operations", nargs="+", default=list(OPERATIONS), metavar="NAME", help=", ".join(OPERATIONS))
-    parser.add_argument("--severities", nargs="+", type=int, default=list(copies.SEVERITIES), metavar="N")
+    parser.add_argument("--operations", nargs="+", default=[], metavar="NAME", help="default: all; see debug.ladders")
+    parser.add_argument("--severities", nargs="+", type=int, default=[1, 2, 3], metavar="N")
     parser.add_argument("--per-clip", type=int, metavar="N", help="draw N steps for each clip, not all")
     parser.add_argument("--limit", type=int, help="at most this many clips, spread over sources and classes")
     parser.add_argument("--max-frames", type=int, default=64, help="frames kept of each clip (default: 64)")
@@ -230,10 +199,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        records = select_records(load_records(options.clips), limit=options.limit, sources=[], seed=options.seed)
+        modality = find_modality(options.clips)
+        records = load_records(options.clips, modality)
+        records = select_records(records, limit=options.limit, sources=[], seed=options.seed)
         variants = plan_variants(
-            records, options.operations, options.severities, per_clip=options.per_clip, seed=options.seed
-        )
+            records, options.operations or load_ladder(modality).operations, options.severities, modality=modality,
+            per_clip=options.per_clip, seed=options.seed,
+        )  # fmt: skip
         settings: dict[str, object] = {"seed": options.seed, "max_frames": options.max_frames}
         check_settings(options.out, settings | {"clips": fingerprint(records)})
     except LabelledDataError as error:
@@ -244,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except (KeyboardInterrupt, BrokenProcessPool) as error:
         parser.exit(1, f"\nstopped ({type(error).__name__}); the same command goes on from here\n")
-    count = write_manifest(variants, options.out)
+    count = write_manifest(variants, options.out, modality)
     for file, reason in sorted(failures.items())[:10]:
         print(f"failed: {file}: {reason}")
     print(f"{count} files of {len(records)} clips in {options.out}, {len(failures)} failed")

@@ -17,9 +17,10 @@ from debug.metric import MetricError, class_labels, load_csv
 from debug.report.build import ReportParts, build_page
 from debug.report.rows import build_rows, submission_from_scores
 from debug.report.scores import choose_columns, tables_from_scores
+from model.modality import MODALITIES, Modality
 
 if TYPE_CHECKING:
-    from model.video.detector import VideoDetector
+    from debug.report.shows import Show
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -98,10 +99,12 @@ def collect_parts(rows: pd.DataFrame, options: argparse.Namespace) -> ReportPart
         labels = class_labels(rows["label"])
         worst = {label: strips.worst_mistakes(candidates, label, count=options.mistakes) for label in labels}
         lost = rows[rows["score"].isna()]
-        detector = _load_detector(options.weights, options.device) if options.weights else None
-        videos = _load_videos(dataset, {*lost["id"], *pd.concat(worst.values())["id"]}, plain=bool(options.scores))
-        mistakes = {label: strips.mistake_section(worst[label], videos, detector) for label in labels}
-        fallbacks = strips.fallback_reasons(lost, videos)
+        modality = next(modality for modality in MODALITIES.values() if modality.genuine == labels[1])
+        show = _load_show(modality, options.weights, options.device)
+        wanted = {*lost["id"], *pd.concat(worst.values())["id"]}
+        media = _load_media(dataset, wanted, modality, plain=bool(options.scores))
+        mistakes = {label: strips.mistake_section(worst[label], media, show) for label in labels}
+        fallbacks = strips.fallback_reasons(lost, media, show)
     reasons = load_reasons(options.stats) if options.stats else {}
     told = f"Scores {options.scores}" if options.scores else f"Solution {options.solution}, {options.submission}"
     footer = f"{told}; seed {options.seed}."
@@ -129,27 +132,25 @@ def count_known(rows: pd.DataFrame, weights: Path) -> int:
     return sum((Path(row.original).name, row.source) in pairs for row in clips.itertuples())
 
 
-def _load_videos(dataset: Path, ids: set[str], *, plain: bool) -> dict[str, bytes | str]:
-    """The videos of the ids; in a plain folder these are paths."""
-    from debug.report.strips import load_videos
+def _load_media(dataset: Path, ids: set[str], modality: Modality, *, plain: bool) -> dict[str, bytes | str]:
+    """The clips of the ids; in a plain folder these are paths."""
+    from debug.report.strips import load_media
     from model.rows.dataset import DatasetError
 
     if plain:
         return {clip_id: str(dataset / clip_id) for clip_id in ids if (dataset / clip_id).is_file()}
     try:
-        return load_videos(dataset, ids)
+        return load_media(dataset, ids, modality)
     except DatasetError as error:
         raise MetricError(str(error)) from error
 
 
-def _load_detector(folder: Path, device: str) -> VideoDetector:
-    import torch
-
-    from model.video.detector import load_detector
+def _load_show(modality: Modality, weights: Path | None, device: str) -> Show:
+    from debug.report.shows import build_show
     from model.weights import WeightsError
 
     try:
-        return load_detector(folder, torch.device(device))
+        return build_show(modality, weights, device)
     except WeightsError as error:
         raise MetricError(str(error)) from error
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from debug.ladders import FOUND, PLAIN
 from debug.metric import MetricError, class_labels, join_submission
-from debug.postprocess import FOUND, PLAIN
 
 # What the container tells of a clip, by modality
 VIDEO_COLUMNS = ("width", "height", "fps", "duration_seconds", "num_bytes")

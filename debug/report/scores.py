@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from debug.labelled import KEY_COLUMNS, anonymise_sources, assign_splits, probe
+from debug.ladders import CHAIN, FOUND
 from debug.metric import SOLUTION_COLUMNS, MetricError, class_labels
-from debug.postprocess import CHAIN, FOUND
 from model.modality import GENERATED, MODALITIES
 from model.training.clips import LabelledDataError, Record, load_records
 

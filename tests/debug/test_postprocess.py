@@ -17,10 +17,13 @@ import pandas as pd
 import pytest
 
 from debug import postprocess
+from debug.ladders import load_ladder, process_frames
+from model.modality import VIDEO
 from model.training.clips import LabelledDataError, load_records
 from tests.clip_folder import make_clip_folder, render_frames
 
 ROOT = Path(__file__).resolve().parents[2]
+OPERATIONS = load_ladder(VIDEO).operations
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def test_every_operation_writes_a_video_that_shows_it(clips: Path, tmp_path: Pat
     out = tmp_path / "out"
     assert postprocess.main([str(clips), str(out), "--limit", "2", "--severities", "2", "--workers", "2"]) == 0
     manifest = pd.read_csv(out / "manifest.csv")
-    assert set(manifest["operation"]) == set(postprocess.OPERATIONS)
+    assert set(manifest["operation"]) == set(OPERATIONS)
     assert manifest.groupby("operation")["label"].nunique().eq(2).all()  # both classes alike
     assert (
         manifest["severity"] == manifest["operation"].map(lambda o: 0 if o in ("found", "none", "chain") else 2)
@@ -67,7 +70,7 @@ def test_every_operation_writes_a_video_that_shows_it(clips: Path, tmp_path: Pat
 def test_frame_rate_change_keeps_the_duration() -> None:
     frames = render_frames(0, generated=False, num_frames=24)
     for seed in range(4):
-        video = postprocess.process_frames(frames, "frame_rate", 3, np.random.default_rng(seed), fps=12.0)
+        video = process_frames(frames, "frame_rate", 3, np.random.default_rng(seed), fps=12.0)
 
         with av.open(io.BytesIO(video), mode="r") as container:
             stream = container.streams.video[0]
@@ -135,13 +138,13 @@ def test_other_settings_are_refused(clips: Path, tmp_path: Path, capsys: pytest.
 
 def test_per_clip_draws_and_unknown_names(clips: Path) -> None:
     records = load_records(clips)
-    everything = postprocess.plan_variants(records, postprocess.OPERATIONS, (1, 2, 3))
+    everything = postprocess.plan_variants(records, OPERATIONS, (1, 2, 3))
     assert len(everything) == len(records) * (11 * 3 + 3)
-    drawn = postprocess.plan_variants(records, postprocess.OPERATIONS, (1, 2, 3), per_clip=4)
+    drawn = postprocess.plan_variants(records, OPERATIONS, (1, 2, 3), per_clip=4)
     assert len(drawn) == 5 * len(records) and len({v.file for v in drawn}) == len(drawn)
     assert sum(v.operation == "found" for v in drawn) == len(records)  # what the others are compared with
     assert {v.file for v in drawn} <= {v.file for v in everything}
-    more = postprocess.plan_variants(records, postprocess.OPERATIONS, (1, 2, 3), per_clip=9)
+    more = postprocess.plan_variants(records, OPERATIONS, (1, 2, 3), per_clip=9)
     assert {v.file for v in drawn} < {v.file for v in more}  # a run can be extended
     with pytest.raises(LabelledDataError, match="operation 'sharpen'; valid operations: found, none, resize"):
         postprocess.plan_variants(records, ["sharpen"], (1,))

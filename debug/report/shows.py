@@ -1,0 +1,99 @@
+"""How a clip is shown in the report: frames of a video, the spectrogram of a sound; with weights, their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.modality import AUDIO, Modality
+
+_MAX_FRAMES = 8  # of one strip
+Source = bytes | str
+
+
+@dataclass(frozen=True)
+class Show:
+    """The report's view of one modality. Both functions raise Unreadable where nothing of a file can be used."""
+
+    key: str  # what the strips mean, in words
+    strip: Callable[[Source], tuple[str, float | None]]  # HTML, and the score by the weights at hand
+    reading: Callable[[Source], str]  # what can be read of a clip, in words
+
+
+def build_show(modality: Modality, weights: Path | None, device: str) -> Show:
+    """weights: their folder; None: nothing is scored. Raises: WeightsError."""
+    return (_sound_show if modality is AUDIO else _video_show)(weights, device)
+
+
+def _video_show(weights: Path | None, device: str) -> Show:
+    import torch
+
+    from debug.explain import look_at_clip, score_moments
+    from debug.markup import frame_image
+    from debug.video_page import frame_strip
+    from model.config import LimitsConfig, SamplingConfig
+    from model.modality import VIDEO
+    from model.video.detector import load_detector
+    from model.video.prepare import VideoPreparation
+    from model.video.views import ViewConfig
+
+    detector = load_detector(weights, torch.device(device)) if weights else None
+    preparation = VideoPreparation(
+        SamplingConfig(), LimitsConfig(), detector.view_config if detector is not None else ViewConfig()
+    )
+
+    def plain(source: Source) -> tuple[str, None]:
+        clip = preparation.read(source)
+        cells = []
+        for run, times in zip(clip.runs, clip.pts_seconds, strict=True):
+            for pixels, seconds in zip(run, times.tolist(), strict=True):
+                image = frame_image(pixels, f"Frame at {seconds:.2f} s")
+                cells.append(f"<figure>{image}<figcaption>{seconds:.2f} s</figcaption></figure>")
+        return f'<div class="strip">{"".join(cells[:_MAX_FRAMES])}</div>', None
+
+    def scored(source: Source) -> tuple[str, float]:
+        assert detector is not None
+        look = look_at_clip(preparation.read(source), detector)
+        moments = score_moments(look.clip, detector, max_moments=_MAX_FRAMES, behind_score=True)
+        return frame_strip(look, tuple(moments), VIDEO.genuine), look.score
+
+    def reading(source: Source) -> str:
+        clip = preparation.read(source)
+        return f"{clip.num_frames} frames can be read ({clip.decoder})"
+
+    if detector is None:
+        key = "The first frames that the detector used, in order of time. With --weights each shows its evidence."
+        return Show(key, plain, reading)
+    key = (
+        "Frames that the detector used, in order of time, each with the score of its moment alone (above 0: generated)."
+        " Outlines are the views: vermilion speaks for generated, blue for real."
+    )
+    return Show(key, scored, reading)
+
+
+def _sound_show(weights: Path | None, device: str) -> Show:
+    import torch
+
+    from debug.audio_page import plain_sound_strip, sound_strip, study_sound
+    from model.audio.detector import load_detector
+    from model.audio.prepare import AudioPreparation
+    from model.audio.reading import SAMPLE_RATE
+
+    detector = load_detector(weights, torch.device(device)) if weights else None
+    preparation = AudioPreparation()
+
+    def plain(source: Source) -> tuple[str, None]:
+        return plain_sound_strip(preparation.read(source)), None
+
+    def scored(source: Source) -> tuple[str, float]:
+        assert detector is not None
+        look = study_sound(preparation.read(source), detector)
+        return sound_strip(look, AUDIO.genuine), look.score
+
+    def reading(source: Source) -> str:
+        return f"{len(preparation.read(source).samples) / SAMPLE_RATE:.1f} s can be read"
+
+    if detector is None:
+        return Show("Spectrograms. With --weights each shows the scores of its windows.", plain, reading)
+    return Show("Waveform, spectrogram, and the score of each window that the detector heard.", scored, reading)
