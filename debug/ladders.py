@@ -39,7 +39,7 @@ class Ladder:
 
 
 def load_ladder(modality: Modality) -> Ladder:
-    return _audio_ladder() if modality is AUDIO else _video_ladder()
+    return _audio_ladder() if modality == AUDIO else _video_ladder()
 
 
 def _video_ladder() -> Ladder:

@@ -23,7 +23,7 @@ class Show:
 
 def build_show(modality: Modality, weights: Path | None, device: str) -> Show:
     """weights: their folder; None: nothing is scored. Raises: WeightsError."""
-    return (_sound_show if modality is AUDIO else _video_show)(weights, device)
+    return (_sound_show if modality == AUDIO else _video_show)(weights, device)
 
 
 def _video_show(weights: Path | None, device: str) -> Show:

@@ -72,7 +72,7 @@ def test_every_layout_is_read_back_whole(
 ) -> None:
     """Ids once each, in some order, and the very bytes that were written."""
     modality, examples = stand_ins
-    if modality is AUDIO and layout in ("webdataset", "saved", "files"):
+    if modality == AUDIO and layout in ("webdataset", "saved", "files"):
         pytest.skip("the readers of these do not know sound yet")
     LAYOUTS[layout](examples, tmp_path / "data", modality)
     dataset = open_dataset(tmp_path / "data", modality)
