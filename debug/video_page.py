@@ -95,7 +95,7 @@ def _listed(times: list[float]) -> str:
 
 def _timeline(study: VideoLook, genuine: str) -> str:
     """The score that each moment would have alone, over time; filled where the clip's score rests on it."""
-    from debug.report.figures import new_figure
+    from debug.drawing import new_figure
 
     drawing, axes = new_figure(2.8)
     for moment in study.moments:
@@ -164,7 +164,7 @@ def _heat_figures(study: VideoLook, genuine: str) -> list[str]:
     """Each map over its frame, around the mean of all maps; the page's two colours."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    from debug.report.figures import new_figure
+    from debug.drawing import new_figure
 
     colours = LinearSegmentedColormap.from_list(
         "classes", [CLASS_COLOURS[genuine], "white", CLASS_COLOURS["generated"]]

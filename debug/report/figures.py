@@ -8,31 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from debug.drawing import FONT, new_figure
 from debug.markup import BLUE, CLASS_COLOURS, CLASS_HATCHES, GREEN, GREY, figure
 from debug.report.confounds import Band
 from model.metric import ReliabilityBin, best_threshold
 
-# 4.8 inches are 346 points: 8.5-point text stays readable on a phone 360 pixels wide
-_WIDTH = 4.8
-_FONT = 8.5
 _LINE_COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # keeps lines off a number
 _MAX_SHOWN_SCORE = 12.0  # scores beyond are drawn at the edge
 
 
-def new_figure(height: float = 3.2, *, width: float = _WIDTH) -> tuple[Figure, Axes]:
-    drawing = Figure(figsize=(width, height), layout="constrained")
-    axes = drawing.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=_FONT)
-    return drawing, axes
-
-
 def _label(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=_FONT + 0.5)
-    axes.set_ylabel(y, fontsize=_FONT + 0.5)
+    axes.set_xlabel(x, fontsize=FONT + 0.5)
+    axes.set_ylabel(y, fontsize=FONT + 0.5)
 
 
 def source_bars(accuracies: pd.DataFrame, label: str, *, limit: int = 30) -> str:
@@ -53,7 +42,7 @@ def source_bars(accuracies: pd.DataFrame, label: str, *, limit: int = 30) -> str
     axes.set_yticks(places, [f"{row.source[:26]} ({row.num_clips})" for row in shown.itertuples()])
     axes.axvline(float(accuracies["accuracy"].mean()), color="black", linewidth=1, linestyle="--")
     for place, value in enumerate(shown["accuracy"]):
-        axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=_FONT - 1, bbox=_CLEAR)
+        axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=FONT - 1, bbox=_CLEAR)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.1)
     axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -84,8 +73,8 @@ def heat_map(
             tick.set_horizontalalignment("right")
     axes.set_yticks(range(len(shown)), [str(name)[:26] for name in shown.index])
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=_FONT - 1)
-    size = _FONT if len(shown.columns) <= 6 else 6.5
+    axes.tick_params(length=0, labelsize=FONT - 1)
+    size = FONT if len(shown.columns) <= 6 else 6.5
     for (y, x), value in np.ndenumerate(values):
         if not math.isnan(value):
             colour = "black" if value > 0.45 else "white"  # at least 4.5 to 1 on cividis
@@ -108,7 +97,7 @@ def roc_curve(scores: np.ndarray, is_generated: np.ndarray, auc: float, genuine:
     axes.plot(alarms, hits, color=BLUE, linewidth=2)
     at_zero = (scores[~is_generated] > 0).mean(), (scores[is_generated] > 0).mean()
     axes.plot(*at_zero, "o", color="black", markersize=6)
-    axes.annotate("score > 0", at_zero, xytext=(8, -12), textcoords="offset points", fontsize=_FONT)
+    axes.annotate("score > 0", at_zero, xytext=(8, -12), textcoords="offset points", fontsize=FONT)
     axes.set_aspect("equal")
     _label(axes, f"{genuine} clips called generated", "generated clips found")
     alternative = (
@@ -131,7 +120,7 @@ def score_histogram(scores: np.ndarray, is_generated: np.ndarray, genuine: str) 
             edgecolor=colour, linewidth=1.2, linestyle="-" if label == "generated" else "--", histtype="stepfilled",
         )  # fmt: skip
     axes.axvline(0, color="black", linewidth=1)
-    axes.legend(fontsize=_FONT, frameon=False)
+    axes.legend(fontsize=FONT, frameon=False)
     _label(axes, "score (log-likelihood ratio; > 0: generated)", "share of the class")
     medians = np.median(scores[is_generated]), np.median(scores[~is_generated])
     alternative = f"Histogram of scores by class. Median of generated {medians[0]:.2f}, of {genuine} {medians[1]:.2f}."
@@ -173,7 +162,7 @@ def threshold_sweep(scores: np.ndarray, is_generated: np.ndarray, weights: np.nd
     axes.plot(cuts, (curves["generated"] + curves[genuine]) / 2, color="black", linewidth=2, label="balanced")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(best.threshold, color=GREEN, linewidth=1.2, linestyle="-.", label=f"best, {best.threshold:+.2f}")
-    axes.legend(fontsize=_FONT - 1, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(fontsize=FONT - 1, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     _label(axes, "threshold on the score", "accuracy, mean over sources")
     alternative = (
         f"Accuracy against threshold. Balanced accuracy is {best.at_zero:.3f} at 0"
@@ -193,10 +182,10 @@ def band_bars(bands: Sequence[Band], name: str) -> str:
         )  # fmt: skip
         for place, band, height in zip(places, bands, heights, strict=True):
             if not math.isnan(height):
-                axes.text(place + shift, height + 0.01, str(band.num_clips[label]), ha="center", fontsize=_FONT - 2)
+                axes.text(place + shift, height + 0.01, str(band.num_clips[label]), ha="center", fontsize=FONT - 2)
     axes.set_xticks(places, [band.name for band in bands], rotation=20, ha="right")
     axes.set_ylim(0, 1.12)
-    axes.legend(fontsize=_FONT - 1, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(fontsize=FONT - 1, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     _label(axes, name, "accuracy")
     parts = "; ".join(
         f"{band.name}: "
@@ -217,7 +206,7 @@ def severity_lines(table: pd.DataFrame) -> str:
             markersize=4, color=_LINE_COLOURS[number % len(_LINE_COLOURS)],
         )  # fmt: skip
     axes.set_xticks(list(table.columns))
-    axes.legend(fontsize=_FONT - 2, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(fontsize=FONT - 2, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     _label(axes, "severity", "balanced accuracy")
     parts = "; ".join(f"{name}: " + ", ".join(f"{v:.2f}" for v in values.dropna()) for name, values in table.iterrows())
     return figure(drawing, f"Balanced accuracy by severity. {parts}.", "Balanced accuracy against severity.")
