@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", help="torch device, e.g. cuda, cuda:1, cpu; default: CUDA if there is one")
     parser.add_argument(
         "--batch-size", type=int, default=0, metavar="N", help="views per batch; default: by free memory"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bfloat16", "float32"),
+        default="auto",
+        help="of the networks on a CPU; default: bfloat16 where it has units for it, which moves scores by up to 0.05",
     )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="decode processes; default: one per core")
     parser.add_argument("--time", action="store_true", help="add the column `time`: seconds per example")
@@ -112,7 +119,7 @@ def look_at_videos(options: argparse.Namespace) -> int:
         from model.weights import WeightsError
 
     try:
-        detector = load_detector(options.weights, choose_device(options.device))
+        detector = load_detector(options.weights, choose_device(options.device), options.precision)
         verdicts = inspect(options.videos, detector, page=options.html)
     except (WeightsError, FileNotFoundError) as error:
         log.error("%s", error)
@@ -147,7 +154,8 @@ def score_dataset(options: argparse.Namespace) -> int:
             from model.video.detector import load_detector
 
             device = choose_device(options.device)
-            return BatchScorer(lambda on: load_detector(options.weights, on), device, batch_views=config.batch_views)
+            load = partial(load_detector, precision=options.precision)
+            return BatchScorer(lambda on: load(options.weights, on), device, batch_views=config.batch_views)
 
     stats = RunStats(rows=len(result))
     try:

@@ -1,6 +1,8 @@
-"""The CPU's fastest exact path: each convolution with its activation and the block's shortcut in one call of oneDNN.
+"""The CPU's fastest path: each convolution with its activation and the block's shortcut in one call of oneDNN.
 
 Linear layers too are oneDNN's, their matrices laid out for it beforehand: PyTorch takes MKL, on AMD half as fast.
+Where the processor multiplies in bfloat16, these may: `choose_dtype`. Convolutions in bfloat16 would move scores by
+more than a linear layer does (debug/BENCHMARK.md).
 
 It is what `torch.compile` would call, without a compiler on the machine. PyTorch does not promise these operators, so
 they are used only where every part is of a known kind and the outputs equal the plain ones.
@@ -11,6 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,11 +26,45 @@ from .text import shortened
 
 log = logging.getLogger(__name__)
 
-_TOLERANCE = 1e-3  # of outputs between the fused and the plain network, over the largest value
+PRECISIONS = ("auto", "bfloat16", "float32")
+# Of outputs between the fast and the plain network, over the largest value.
+_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
+_LARGEST_NUMBER = 256  # up to which bfloat16 has every whole number
+_ROUNDING = 1e-5  # of a float32 product, relative, generously
+_INTO_TOKENS = ("proj", "fc2")  # names of layers that end a branch of a transformer's block
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # of the processor, as Linux names its units
 
 
 class _UnknownPartError(Exception):
     """Something that is not fused here."""
+
+
+def choose_dtype(precision: str = "auto") -> torch.dtype:
+    """In which type the networks multiply on this CPU.
+
+    precision: "auto" takes bfloat16 where the processor has units for it: AVX-512's do twice as many products a second
+    as float32, AMX's more. Elsewhere it would be emulated. Raises: ValueError: not one of `PRECISIONS`.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    units = _BFLOAT16_FLAGS & processor_flags() if precision == "auto" else set()
+    bfloat16 = torch.backends.mkldnn.is_available() and bool(precision == "bfloat16" or units)
+    log.info(
+        "networks on the CPU in %s (%s)",
+        "bfloat16" if bfloat16 else "float32",
+        ", ".join(sorted(units)) or ("as asked" if precision != "auto" else "no bfloat16 units"),
+    )
+    return torch.bfloat16 if bfloat16 else torch.float32
+
+
+def processor_flags() -> frozenset[str]:
+    """What Linux lists of the first processor's abilities; nothing where it does not."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            line = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return frozenset()
+    return frozenset(line.partition(":")[2].split())
 
 
 class FusedConv(nn.Module):
@@ -94,40 +131,78 @@ def fuse_backbone(backbone: nn.Module, probe: torch.Tensor) -> nn.Module:
     """
     if not torch.backends.mkldnn.is_available():
         return backbone
-    return _faster(_fuse, backbone, probe, otherwise="the network runs unfused")
+    return _faster(_fuse, backbone, probe, _TOLERANCES[torch.float32], otherwise="the network runs unfused")
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose matrix lies as oneDNN reads it."""
+    """A linear layer whose matrix lies as oneDNN reads it.
 
-    def __init__(self, layer: nn.Linear) -> None:
+    products: the type of its factors. In bfloat16 the matrix loses nothing if each row is whole numbers of a step of
+    its own, as `quantised` stores them: the numbers are the factors, and their sums are multiplied by the step in
+    float32. Otherwise it is rounded, which moves scores half as much again. output: of what type.
+    """
+
+    def __init__(
+        self, layer: nn.Linear, products: torch.dtype = torch.float32, output: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
-        self._bias = None if layer.bias is None else layer.bias.detach()
+        self._products, self._output = products, output
+        weight, self._steps, self._bias = layer.weight.detach(), None, None
+        bias = None if layer.bias is None else layer.bias.detach()
+        if products is torch.bfloat16:
+            weight, self._steps = whole_numbers(weight)
+            self._shift = torch.zeros(len(weight)) if bias is None else bias
+        else:
+            self._bias = bias
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(products), None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        sums = torch.ops.mkldnn._linear_pointwise(x.to(self._products), self._weight, self._bias, "none", [], "")
+        if self._steps is not None:
+            sums = torch.addcmul(self._shift, sums.float(), self._steps)
+        return sums.to(self._output)
 
 
-def pack_linear_layers(network: nn.Module) -> None:
-    """Put a `PackedLinear` in the place of each linear layer within `network`. For a CPU, in inference only."""
+def whole_numbers(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """float32 (R, C) -> (factors, steps), float32 (R, C) and (R,), whose product it is.
+
+    Factors are whole numbers up to 256, which bfloat16 holds, of rows that are multiples of their smallest value; of
+    other rows they are the values, and the step is 1.
+    """
+    sizes = matrix.abs()
+    steps = sizes.where(sizes > 0, torch.inf).amin(dim=1)
+    numbers = (matrix / steps[:, None]).round()
+    whole = steps.isfinite() & (numbers.abs().amax(dim=1) <= _LARGEST_NUMBER)
+    whole &= ((numbers * steps[:, None] - matrix).abs() <= _ROUNDING * sizes).all(dim=1)
+    return numbers.where(whole[:, None], matrix), steps.where(whole, 1.0)
+
+
+def pack_linear_layers(network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Put a `PackedLinear` in the place of each linear layer within `network`. For a CPU, in inference only.
+
+    dtype: of products and outputs. What layers called `proj` and `fc2` give is float32 in any case: in a transformer
+    it is added to the tokens, which so stay float32.
+    """
     if not torch.backends.mkldnn.is_available():
         return
     for module in list(network.modules()):
         for name, layer in module.named_children():
             if type(layer) is nn.Linear:
                 probe = torch.rand(2, layer.in_features, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
-                packed = _faster(PackedLinear, layer, probe, otherwise="a linear layer runs as it is")
+                build = partial(PackedLinear, products=dtype, output=torch.float32 if name in _INTO_TOKENS else dtype)
+                packed = _faster(build, layer, probe, _TOLERANCES[dtype], otherwise="a linear layer runs as it is")
                 setattr(module, name, packed)
 
 
 @torch.inference_mode()
-def _faster(build: Callable[[Any], nn.Module], plain: nn.Module, probe: torch.Tensor, *, otherwise: str) -> nn.Module:
+def _faster(
+    build: Callable[[Any], nn.Module], plain: nn.Module, probe: torch.Tensor, tolerance: float, *, otherwise: str
+) -> nn.Module:
     """What `build` makes of `plain`, or `plain` itself where that cannot be had or gives other values for `probe`."""
     try:
         built = build(plain)
-        given, expected = built(probe), plain(probe)
-        if torch.allclose(given, expected, rtol=0, atol=_TOLERANCE * float(expected.abs().max())):
+        given, expected = built(probe).float(), plain(probe)
+        if torch.allclose(given, expected, rtol=0, atol=tolerance * float(expected.abs().max())):
             return built
         raise _UnknownPartError("fused it gives other values")
     except (_UnknownPartError, AttributeError, NotImplementedError, RuntimeError, TypeError) as error:

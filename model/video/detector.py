@@ -13,7 +13,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..cpu import fuse_backbone, pack_linear_layers
+from ..cpu import choose_dtype, fuse_backbone, pack_linear_layers
 from ..heads import Decision, from_arrays
 from ..weights import Manifest, WeightsError, load_manifest, load_tensors
 from .scene import SceneArchitecture, SceneNetwork
@@ -58,12 +58,18 @@ class VideoNetwork(nn.Module):
         return torch.cat([self.features(views, num_streams=1), self.scene(views)], dim=1)
 
     @torch.inference_mode()
-    def prepare_for_cpu(self, size: int) -> None:
-        """The same function, faster on a CPU; after `fold_batch_norms`. size: of the views, in pixels."""
+    def prepare_for_cpu(self, size: int, dtype: torch.dtype = torch.float32) -> None:
+        """The same function, faster on a CPU; after `fold_batch_norms`.
+
+        size: of the views, in pixels. dtype: of the transformer's products; its tokens are float32 in any case.
+        """
         image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
         image = image.contiguous(memory_format=torch.channels_last)
         self.features.backbone = fuse_backbone(self.features.backbone, image)
-        pack_linear_layers(self.scene.transformer)
+        pack_linear_layers(self.scene.transformer, dtype)
+        for block in self.scene.transformer.blocks:
+            # In bfloat16 plain products do attention in half the time of PyTorch's own function.
+            block.attn.fused_attn = dtype is not torch.bfloat16
 
 
 def pool_views(views: Mapping[str, np.ndarray], num_class_features: int) -> dict[str, np.ndarray]:
@@ -81,7 +87,15 @@ def pool_views(views: Mapping[str, np.ndarray], num_class_features: int) -> dict
 class VideoDetector:
     """The networks on one device, and the decision. Serves `modality.Detector`."""
 
-    def __init__(self, network: VideoNetwork, decision: Decision, manifest: Manifest, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: VideoNetwork,
+        decision: Decision,
+        manifest: Manifest,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """dtype: of products on a CPU."""
         self.manifest = manifest
         self.view_config = manifest.views
         self.views_per_clip = self.view_config.num_views
@@ -90,7 +104,7 @@ class VideoDetector:
         self._num_class_features = network.scene.num_class_features
         self._network = fold_batch_norms(network.eval()).to(device)
         if device.type == "cpu":
-            self._network.prepare_for_cpu(self.view_config.size)
+            self._network.prepare_for_cpu(self.view_config.size, dtype)
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
 
     def split(self, content: np.ndarray) -> dict[str, np.ndarray]:
@@ -153,7 +167,11 @@ def load_network(manifest: Manifest) -> tuple[VideoNetwork, Decision]:
     return network, decision
 
 
-def load_detector(folder: Path, device: torch.device) -> VideoDetector:
-    """The detector of `folder`'s manifest and weights. Raises: WeightsError."""
+def load_detector(folder: Path, device: torch.device, precision: str = "float32") -> VideoDetector:
+    """The detector of `folder`'s manifest and weights. Raises: WeightsError.
+
+    precision: on a CPU, one of `cpu.PRECISIONS`.
+    """
     manifest = load_manifest(folder)
-    return VideoDetector(*load_network(manifest), manifest, device)
+    dtype = choose_dtype(precision) if device.type == "cpu" else torch.float32
+    return VideoDetector(*load_network(manifest), manifest, device, dtype)
