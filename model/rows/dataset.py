@@ -18,6 +18,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,13 +123,16 @@ def _open_plain(root: Path, files: list[Path], modality: Modality | None) -> Cli
 
 def open_files(files: list[Path], root: Path, modality: Modality = VIDEO) -> ClipDataset:
     """A list of files; the id of each is its path relative to `root`."""
-    paths = {file.relative_to(root).as_posix(): str(file.absolute()) for file in files}
+    rows = [Row(file.relative_to(root).as_posix(), str(file.absolute())) for file in files]
 
-    def iterate() -> Iterator[Row]:
-        for clip_id, file in paths.items():
-            yield Row(clip_id, file)
+    def part(chosen: list[Row]) -> ClipDataset:
+        ids = [row.id for row in chosen]
+        return ClipDataset(ids, f"{len(ids)} {modality.name} files in {root}", partial(iter, chosen), modality)
 
-    return ClipDataset(list(paths), f"{len(paths)} {modality.name} files in {root}", iterate, modality)
+    def cut(num_rows: int) -> list[ClipDataset]:
+        return [part(rows[start : start + num_rows]) for start in range(0, len(rows), num_rows)]
+
+    return replace(part(rows), _cut=cut)
 
 
 def _open_parquet(root: Path, files: list[Path], modality: Modality | None) -> ClipDataset:

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,17 @@ class ClipDataset:
     description: str
     _iterate: Callable[[], Iterator[Row]]
     modality: Modality = VIDEO  # what the rows hold
+    numbered: bool = False  # the ids are numbers of rows
+    _cut: Callable[[int], list[ClipDataset]] | None = None
+
+    def cut(self, num_rows: int) -> list[ClipDataset]:
+        """Parts of at most so many rows, in order; each is read without those before it, and pickles.
+
+        A repeated id belongs to the part where it stands first. Raises: ValueError: this dataset cannot be cut.
+        """
+        if self._cut is None:
+            raise ValueError(f"{self.description} cannot be cut into parts")
+        return self._cut(num_rows)
 
     def without(self, done: Collection[str]) -> ClipDataset:
         """The rows that are left when those of some ids need no more work."""
@@ -88,19 +100,64 @@ def build_dataset(root: Path, sources: Sequence[Source], modality: Modality, des
             len(ids) - len(unique), repeated,
         )  # fmt: skip
 
-    def iterate() -> Iterator[Row]:
-        for source, of_source, expected in zip(sources, names, texts, strict=True):
-            id_column = source.id_column(column) if column else None
-            paths = list(dict.fromkeys([source.media, *([(id_column,)] if id_column else [])]))
-            for number, values in source.part.rows(paths):
-                text = id_text(values[id_column]) if id_column else None
-                if number >= len(of_source) or (id_column and text != expected[number]):
-                    log.error("%s has changed since its ids were read: the rest is left", source.part.path)
-                    break
-                if of_source[number]:
-                    yield _row(of_source[number], value_at(values, source.media), source, root)
+    stretches = [
+        Stretch(source, 0, of_source, expected, source.id_column(column) if column else None)
+        for source, of_source, expected in zip(sources, names, texts, strict=True)
+    ]
 
-    return ClipDataset(unique, f"{description}: {len(unique)} rows", iterate, modality)
+    def cut(num_rows: int) -> list[ClipDataset]:
+        whole = ClipDataset(unique, description, partial(_read, root, stretches), modality, column is None)
+        taken: set[str] = set()
+        parts = []
+        for stretch in (part for one in stretches for part in one.cut(num_rows)):
+            own = [name for name in dict.fromkeys(stretch.ids) if name and name not in taken]
+            taken.update(own)
+            if own:
+                parts.append(replace(whole, ids=own, _iterate=partial(_read, root, [stretch])))
+        return parts
+
+    return ClipDataset(
+        unique,
+        f"{description}: {len(unique)} rows",
+        partial(_read, root, stretches),
+        modality,
+        numbered=column is None,
+        _cut=cut,
+    )
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows of a source that follow each other."""
+
+    source: Source
+    first: int  # the number of the first one
+    ids: list[str]  # of every row; "" where it could not be read
+    texts: list[str | None]  # what the column of ids said then
+    id_column: str | None
+
+    def cut(self, num_rows: int) -> Iterator[Stretch]:
+        for start in range(0, len(self.ids), num_rows):
+            part = slice(start, start + num_rows)
+            yield replace(self, first=self.first + start, ids=self.ids[part], texts=self.texts[part])
+
+
+def _read(root: Path, stretches: Sequence[Stretch]) -> Iterator[Row]:
+    for stretch in stretches:
+        source, id_column = stretch.source, stretch.id_column
+        paths = list(dict.fromkeys([source.media, *([(id_column,)] if id_column else [])]))
+        length = source.part.num_rows
+        for number, values in source.part.rows(paths, stretch.first):
+            place = number - stretch.first
+            if place >= len(stretch.ids):
+                if number >= length:
+                    log.error("%s has changed since its ids were read: the rest is left", source.part.path)
+                break
+            if id_column and id_text(values[id_column]) != stretch.texts[place]:
+                log.error("%s has changed since its ids were read: the rest is left", source.part.path)
+                break
+            if stretch.ids[place]:
+                yield _row(stretch.ids[place], value_at(values, source.media), source, root)
 
 
 _Texts = list[list[str | None]]  # of every source, of every row

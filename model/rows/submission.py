@@ -79,6 +79,11 @@ class ResultFile:
         self._trouble = ""
         self._unwritten = True
 
+    @property
+    def rows(self) -> Mapping[str, Result]:
+        """id -> what is known of the row, in the dataset's order."""
+        return self._rows
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -100,15 +105,16 @@ class ResultFile:
         """score: calibrated log-likelihood ratio, finite; > 0 means generated. reason: what was lost on the way."""
         if not math.isfinite(score):
             raise ValueError(f"score of {clip_id} is {score}; scores are finite")
-        self._set(clip_id, Result(SCORED, score, reason, seconds, duration_seconds, num_frames))
+        self.put(clip_id, Result(SCORED, score, reason, seconds, duration_seconds, num_frames))
 
     def set_unscored(
         self, clip_id: str, reason: str = "", *, refused: bool = False, seconds: float | None = None
     ) -> None:
         """The row cannot be scored. refused: it holds nothing of the kind, or more than a file may cost."""
-        self._set(clip_id, Result(REFUSED if refused else UNREADABLE, None, reason, seconds))
+        self.put(clip_id, Result(REFUSED if refused else UNREADABLE, None, reason, seconds))
 
-    def _set(self, clip_id: str, row: Result) -> None:
+    def put(self, clip_id: str, row: Result) -> None:
+        """What is known of a row now. Raises: KeyError: there is no such row."""
         if clip_id not in self._rows:
             raise KeyError(f"id {clip_id!r} is not in the result file")
         self._rows[clip_id] = row
@@ -119,7 +125,7 @@ class ResultFile:
 
         earlier: what `read_results` gives. Raises: ResultError: it is the result of another dataset.
         """
-        by_text = {_as_written(clip_id): clip_id for clip_id in self._rows}
+        by_text = {as_written(clip_id): clip_id for clip_id in self._rows}
         for some, others, what in ((earlier, by_text, "file"), (by_text, earlier, "dataset")):
             if alone := [clip_id for clip_id in some if clip_id not in others]:
                 raise ResultError(
@@ -138,7 +144,7 @@ class ResultFile:
     def write(self) -> bool:
         """Replace the file. Returns whether it is on disk now."""
         try:
-            _replace_file(self.path, self._lines())
+            _replace_file(self.path, self.lines())
         except OSError as error:
             if not self._trouble:
                 log.error("cannot write %s: %s; the last good file stays, trying again", self.path, error.strerror)
@@ -149,7 +155,8 @@ class ResultFile:
         self._next_write = time.monotonic() + self._write_seconds
         return not self._trouble
 
-    def _lines(self) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
+        """What the file holds, line by line; the header first where it has one."""
         rows = (self._values(clip_id, row) for clip_id, row in self._rows.items())
         if _is_json(self.path):
             yield from (json.dumps(values, ensure_ascii=False) + "\n" for values in rows)
@@ -161,7 +168,7 @@ class ResultFile:
 
     def _values(self, clip_id: str, row: Result) -> dict[str, object]:
         """One row's values by column, rounded as they are written."""
-        clip_id = _as_written(clip_id)
+        clip_id = as_written(clip_id)
         scored = row.score is not None
         pred = GENERATED if scored and row.score > 0 else self._genuine  # type: ignore[operator]
         seconds = None if row.seconds is None else f"{row.seconds:.4f}"
@@ -174,7 +181,7 @@ class ResultFile:
         known = duration is not None and math.isfinite(duration)
         return self._numbers(
             {"id": clip_id, "pred": pred if scored else None, "score": score, "probability": probability}
-            | {"status": row.status, "reason": _as_written(row.reason), "seconds": seconds}
+            | {"status": row.status, "reason": as_written(row.reason), "seconds": seconds}
             | {"duration": f"{duration:.3f}" if known else None, "frames": row.num_frames}
         )
 
@@ -237,7 +244,7 @@ def _is_json(path: Path) -> bool:
     return path.suffix.lower() == ".jsonl"
 
 
-def _as_written(text: str) -> str:
+def as_written(text: str) -> str:
     """A file name may hold bytes that are no text; the result must be UTF-8 for those who read it."""
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
