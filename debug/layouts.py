@@ -124,16 +124,17 @@ def write_webdataset(examples: Sequence[Example], folder: Path, modality: Modali
 
 
 def write_saved(examples: Sequence[Example], folder: Path, modality: Modality) -> None:
-    """What `Dataset.save_to_disk` writes."""
+    """What `Dataset.save_to_disk` writes. From a table: sound in lists would need torchcodec, though undecoded."""
     import datasets
+    import pyarrow as pa
 
     media_type = getattr(datasets, modality.column_type)(decode=False)
     columns = {
         "id": [x.id for x in examples],
         modality.name: [{"bytes": x.content, "path": x.id + x.suffix} for x in examples],
     }
-    features = datasets.Features({"id": datasets.Value("string"), modality.name: media_type})
-    datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(folder))
+    table = pa.table({"id": columns["id"], modality.name: pa.array(columns[modality.name], media_type.pa_type)})
+    datasets.Dataset(table).cast_column(modality.name, media_type).save_to_disk(str(folder))
 
 
 def write_files(examples: Sequence[Example], folder: Path, modality: Modality) -> None:

@@ -114,7 +114,7 @@ def _rank(name: str, storage: pa.DataType, noted: str, kind: Modality) -> tuple[
         return 0, 0
     if named and not _is_text(storage):
         return 2, order
-    others = set(words) & _OTHER_WORDS or any(set(words) & {m.name} for m in MODALITIES.values() if m is not kind)
+    others = set(words) & _OTHER_WORDS or any(set(words) & {m.name} for m in MODALITIES.values() if m.name != kind.name)
     near = next((position for position, one in enumerate(names) if one in words or f"{one}s" in words), len(names))
     if _is_text(storage):
         return (5, near) if named or (near < len(names) and not others and set(words) & _PATH_WORDS) else (0, 0)
@@ -140,6 +140,14 @@ def _element(storage: pa.DataType) -> pa.DataType:
 def is_text(schema: pa.Schema, path: Sequence[str]) -> bool:
     """Whether the column at `path` holds text: names of files."""
     return next((_is_text(storage) for one, storage, _ in _fields(schema) if one == tuple(path)), False)
+
+
+def is_as_datasets_stores(schema: pa.Schema, column: str) -> bool:
+    """Whether a column holds media as `datasets` does: {bytes, path}, bytes, or paths."""
+    storage = schema.field(column).type
+    if pa.types.is_struct(storage):
+        return {"bytes"} <= {field.name for field in storage} <= {"bytes", "path"}
+    return _is_binary(storage) or pa.types.is_string(storage)
 
 
 def _is_binary(storage: pa.DataType) -> bool:

@@ -18,8 +18,8 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .saved import saved_parts
 from .shards import BROKEN_FILE, ArrowPart, ParquetPart, Part
 from .sources import ClipDataset, DatasetError, Row, Source, build_dataset
 from .splits import files_of_split, visible_files
+from .streamed import Resolved, front_of, resolve
 from .tars import TarPart, merge_examples, modality_of, read_index
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,15 @@ _PEEKED_ROWS = 3
 
 
 def open_dataset(
-    path: str | os.PathLike[str], modality: Modality | None = None, *, limits: LimitsConfig | None = None
+    path: str | os.PathLike[str],
+    modality: Modality | None = None,
+    *,
+    limits: LimitsConfig | None = None,
+    streamed: bool = True,
 ) -> ClipDataset:
     """Open whatever stands at `path`: a folder in one of the formats above, or a single file.
 
-    modality: what to look for; None: the dataset tells, and the result knows.
+    modality: what to look for; None: the dataset tells, and the result knows. streamed: `datasets` in front.
     Raises: DatasetError: nothing there, nothing usable in it, or no row.
     """
     root = Path(path)
@@ -60,7 +65,7 @@ def open_dataset(
     if not files:
         raise DatasetError(f"the dataset folder {root} is empty: the download failed, or the path is wrong")
     problems: list[str] = []
-    for name, reading in _readings(folder, files, modality, limits or LimitsConfig()):
+    for name, reading in _readings(_Folder(folder, files, modality, limits or LimitsConfig(), streamed)):
         try:
             dataset = reading()
         except DatasetError as error:
@@ -72,33 +77,54 @@ def open_dataset(
     raise DatasetError("; ".join(problems))
 
 
-Reading = Callable[[], ClipDataset]
+@dataclass(frozen=True)
+class _Folder:
+    """What every reading needs to know."""
+
+    root: Path
+    files: list[Path]  # all that is visible below root, or the one file that was named
+    modality: Modality | None
+    limits: LimitsConfig
+    streamed: bool  # `datasets` in front
+
+    @cached_property
+    def resolved(self) -> Resolved | None:
+        """What `datasets` makes of the whole folder; asked for once, by the first reading that needs it."""
+        return resolve(self.root, self.files) if self.streamed else None
+
+    def of_split(self, files: Sequence[Path]) -> list[Path]:
+        """Those of the split: as `datasets` found them, else by the same rules."""
+        found = [file for file in self.resolved.files if file in files] if self.resolved else []
+        return found or files_of_split(self.root, files)
+
+    def source(self, part: Part, media: tuple[str, ...], modality: Modality, **others: Any) -> Source:
+        front = front_of(part, media, modality) if self.streamed else None
+        return Source(part, media, front=front, **others)
 
 
-def _readings(
-    root: Path, files: list[Path], modality: Modality | None, limits: LimitsConfig
-) -> Iterator[tuple[str, Reading]]:
+def _readings(folder: _Folder) -> Iterator[tuple[str, Callable[[], ClipDataset]]]:
     """(name, function) of every reading that the files' names allow, the likeliest first."""
-    plain = [file for file in files if file.is_file()]  # on a pipe or a device, opening may wait for ever
-    by_suffix = {suffix: [file for file in plain if file.suffix.lower() == suffix and not is_metadata(file)]
-                 for suffix in _SHARDS}  # fmt: skip
+    root = folder.root
+    plain = [file for file in folder.files if file.is_file()]  # on a pipe or a device, opening may wait for ever
+    parquet, tars, arrow = ([file for file in plain if file.suffix.lower() == suffix and not is_metadata(file)]
+                            for suffix in _SHARDS)  # fmt: skip
     if any(file in plain for file in (root / "dataset_dict.json", root / "state.json")):
-        yield "a save_to_disk folder", partial(_open_saved, root, [root], modality)
-    shards: list[tuple[str, Reading]] = [
-        ("parquet files", partial(_open_parquet, root, by_suffix[".parquet"], modality)),
-        ("webdataset tars", partial(_open_tars, root, by_suffix[".tar"], modality, limits)),
+        yield "a save_to_disk folder", partial(_open_saved, folder, [root])
+    readings = [
+        (parquet, "parquet files", partial(_open_columns, folder, parquet, ParquetPart)),
+        (tars, "webdataset tars", partial(_open_tars, folder, tars)),
     ]
-    if len(by_suffix[".tar"]) > len(by_suffix[".parquet"]):
-        shards.reverse()
-    yield from (one for one in shards if by_suffix[".parquet" if one[0].startswith("parquet") else ".tar"])
+    for files, name, reading in sorted(readings, key=lambda one: -len(one[0])):
+        if files:
+            yield name, reading
     if tables := [file for file in plain if is_metadata(file)]:
-        yield "a folder with metadata", partial(_open_tables, root, tables, modality)
+        yield "a folder with metadata", partial(_open_tables, folder, tables)
     below = [file.parent for file in plain if file.name == "state.json" and file.parent != root]
-    if below and by_suffix[".arrow"]:
-        yield "save_to_disk folders", partial(_open_saved, root, below, modality)
-    if by_suffix[".arrow"]:
-        yield "arrow files", partial(_open_arrow, root, by_suffix[".arrow"], modality)
-    yield "a plain folder", partial(_open_plain, root, files, modality)
+    if below and arrow:
+        yield "save_to_disk folders", partial(_open_saved, folder, below)
+    if arrow:
+        yield "arrow files", partial(_open_columns, folder, arrow, ArrowPart)
+    yield "a plain folder", partial(_open_plain, folder)
 
 
 def _modality_of_names(names: Sequence[str]) -> Modality:
@@ -107,18 +133,18 @@ def _modality_of_names(names: Sequence[str]) -> Modality:
     return max(MODALITIES.values(), key=lambda kind: sum(counts[suffix] for suffix in kind.suffixes))
 
 
-def _open_plain(root: Path, files: list[Path], modality: Modality | None) -> ClipDataset:
-    wanted = [modality] if modality else list(MODALITIES.values())
-    chosen = modality or _modality_of_names([file.name for file in files])
-    media = [file for file in files if file.suffix.lower() in chosen.suffixes]
+def _open_plain(folder: _Folder) -> ClipDataset:
+    wanted = [folder.modality] if folder.modality else list(MODALITIES.values())
+    chosen = folder.modality or _modality_of_names([file.name for file in folder.files])
+    media = [file for file in folder.files if file.suffix.lower() in chosen.suffixes]
     if not media:
-        kinds = " or ".join(kind.name for kind in wanted)
         raise DatasetError(
-            f"no dataset and no {kinds} file in {root}: looked for parquet, arrow and tar files, metadata.csv or"
-            f" .jsonl, and files ending in {' '.join(sorted(set().union(*(kind.suffixes for kind in wanted))))};"
-            f" found {', '.join(file.name for file in files[:5])}"
+            f"no dataset and no {' or '.join(kind.name for kind in wanted)} file in {folder.root}: looked for parquet,"
+            " arrow and tar files, metadata.csv or .jsonl, and files ending in"
+            f" {' '.join(sorted(set().union(*(kind.suffixes for kind in wanted))))};"
+            f" found {', '.join(file.name for file in folder.files[:5])}"
         )
-    return open_files(media, root, chosen)
+    return open_files(media, folder.root, chosen)
 
 
 def open_files(files: list[Path], root: Path, modality: Modality = VIDEO) -> ClipDataset:
@@ -135,37 +161,30 @@ def open_files(files: list[Path], root: Path, modality: Modality = VIDEO) -> Cli
     return replace(part(rows), _cut=cut)
 
 
-def _open_parquet(root: Path, files: list[Path], modality: Modality | None) -> ClipDataset:
-    return _open_shards(root, _parts(ParquetPart, root, files), modality, "parquet files")
-
-
-def _open_arrow(root: Path, files: list[Path], modality: Modality | None) -> ClipDataset:
-    return _open_shards(root, _parts(ArrowPart, root, files), modality, "arrow files")
-
-
-def _open_saved(root: Path, folders: list[Path], modality: Modality | None) -> ClipDataset:
-    try:
-        parts = saved_parts(root, folders)
-    except BROKEN_FILE as error:
-        raise DatasetError(f"cannot open the save_to_disk folder {folders[0]}: {one_line(error)}") from error
-    return _open_shards(root, parts, modality, "saved files")
-
-
-def _parts(kind: Callable[[str], Part], root: Path, files: list[Path]) -> list[Part]:
-    """Those of the split that can be opened. Raises: DatasetError: none can."""
-    parts = []
-    for file in files_of_split(root, files):
+def _open_columns(folder: _Folder, files: Sequence[Path], kind: Callable[[str], Part]) -> ClipDataset:
+    parts: list[Part] = []
+    for file in folder.of_split(files):
         try:
             parts.append(kind(str(file)))
         except BROKEN_FILE as error:
             log.error("%s cannot be read: %s", file, one_line(error))
+    what = f"{files[0].suffix.lower()[1:]} files in {folder.root}"
     if not parts:
-        raise DatasetError(f"none of {len(files)} {files[0].suffix[1:]} files in {root} can be read")
-    return parts
+        raise DatasetError(f"none of {len(files)} {what} can be read")
+    return _open_parts(folder, parts, what)
 
 
-def _open_shards(root: Path, parts: list[Part], modality: Modality | None, what: str) -> ClipDataset:
+def _open_saved(folder: _Folder, folders: Sequence[Path]) -> ClipDataset:
+    try:
+        parts = saved_parts(folder.root, folders)
+    except BROKEN_FILE as error:
+        raise DatasetError(f"cannot open the save_to_disk folder {folders[0]}: {one_line(error)}") from error
+    return _open_parts(folder, parts, f"files of the save_to_disk folder {folder.root}")
+
+
+def _open_parts(folder: _Folder, parts: Sequence[Part], what: str) -> ClipDataset:
     """Parts whose schemas tell where media and ids are; a part without media costs its own rows."""
+    root, modality = folder.root, folder.modality
     found = [(part, find_media(part.schema, modality, partial(_peek, part))) for part in parts]
     sure = min((media for _, media in found if media), key=lambda media: media.rank, default=None)
     if sure is None:
@@ -177,15 +196,16 @@ def _open_shards(root: Path, parts: list[Part], modality: Modality | None, what:
         )
     sources = []
     for part, media in found:
-        if media and media.modality is not sure.modality:
+        if media and media.modality != sure.modality:
             media = find_media(part.schema, sure.modality, partial(_peek, part))
         if media is None or media.rank > max(sure.rank, 3):
             log.error("%s has no %s column: its %d rows are left out; its columns are %s", part.path,
                       sure.modality.name, part.num_rows, part.schema.names[:20])  # fmt: skip
             continue
-        sources.append(Source(part, media.path, (root, Path(part.path).parent), _label(root, part)))
-    _require_files(root, sources, sure.modality, only_text=True)
-    return build_dataset(root, sources, sure.modality, f"{len(sources)} {what} in {root}")
+        places = (root, Path(part.path).parent)
+        sources.append(folder.source(part, media.path, sure.modality, folders=places, label=_label(root, part)))
+    _require_files(folder, sources, sure.modality, only_text=True)
+    return build_dataset(root, sources, sure.modality, f"{len(sources)} {what}")
 
 
 def _peek(part: Part, path: Sequence[str]) -> list[Any]:
@@ -196,43 +216,54 @@ def _label(root: Path, part: Part) -> str:
     return Path(part.path).relative_to(root).with_suffix("").as_posix()
 
 
-def _require_files(root: Path, sources: Sequence[Source], modality: Modality, *, only_text: bool = False) -> None:
+def _require_files(folder: _Folder, sources: Sequence[Source], modality: Modality, *, only_text: bool = False) -> None:
     """Raises: DatasetError: no row names a file that is there, while there are files that none names."""
     named = [source for source in sources if not only_text or is_text(source.part.schema, source.media)]
-    if len(named) < len(sources) or not any(file.suffix.lower() in modality.suffixes for file in visible_files(root)):
+    if len(named) < len(sources) or not any(file.suffix.lower() in modality.suffixes for file in folder.files):
         return
     for source in named:
         for _, values in source.part.rows([source.media]):
-            path, _ = find_file(root, source.folders, value_at(values, source.media))
+            path, _ = find_file(folder.root, source.folders, value_at(values, source.media))
             if path is not None and os.path.exists(path):
                 return
     raise DatasetError(f"no row of {named[0].part.path} names a file that is there")
 
 
-def _open_tars(root: Path, files: list[Path], modality: Modality | None, limits: LimitsConfig) -> ClipDataset:
-    indices = [read_index(str(file)) for file in files_of_split(root, files)]
-    modality = modality or modality_of(indices)
-    parts = [TarPart(index, modality, limits) for index in merge_examples(indices, modality)]
-    sources = [Source(part, (modality.name,), (root,), _label(root, part), names_are_ids=True) for part in parts]
-    return build_dataset(root, sources, modality, f"{len(parts)} webdataset tars in {root}")
-
-
-def _open_tables(root: Path, files: list[Path], modality: Modality | None) -> ClipDataset:
+def _open_tars(folder: _Folder, files: Sequence[Path]) -> ClipDataset:
+    root = folder.root
+    indices = [read_index(str(file)) for file in folder.of_split(files)]
+    modality = folder.modality or modality_of(indices)
     sources = []
-    names: list[str] = []
-    for file in files_of_split(root, files):
+    for index in merge_examples(indices, modality):
+        part = TarPart(index, modality, folder.limits)
+        label = _label(root, part)
+        sources.append(
+            folder.source(part, (modality.name,), modality, folders=(root,), label=label, names_are_ids=True)
+        )
+    return build_dataset(root, sources, modality, f"{len(sources)} webdataset tars in {root}")
+
+
+def _open_tables(folder: _Folder, files: Sequence[Path]) -> ClipDataset:
+    parts = []
+    for file in folder.of_split(files):
         try:
-            part = TablePart(str(file), modality)
+            parts.append(TablePart(str(file), folder.modality))
         except ValueError as error:
             log.warning("%s", error)
-            continue
-        column = part.file_column
-        names += [str(values[column]) for _, values in part.rows([(column,)])]
-        own = id_columns([name for name in part.columns if name != column])
-        label = file.parent.relative_to(root).as_posix()
-        sources.append(Source(part, (column,), (file.parent,), "" if label == "." else label, not own))
-    if not sources:
+    if not parts:
         raise DatasetError(f"no column file_name in {', '.join(map(str, files[:3]))}")
-    modality = modality or _modality_of_names(names)
-    _require_files(root, sources, modality)
-    return build_dataset(root, sources, modality, f"{modality.name} folder {root}")
+    modality = folder.modality or _modality_of_names(
+        [str(values[part.file_column]) for part in parts for _, values in part.rows([(part.file_column,)])]
+    )
+    sources = []
+    for part in parts:
+        place = Path(part.path).parent
+        label = place.relative_to(folder.root).as_posix().removeprefix(".")
+        names_are_ids = not id_columns([name for name in part.columns if name != part.file_column])
+        sources.append(
+            folder.source(
+                part, (part.file_column,), modality, folders=(place,), label=label, names_are_ids=names_are_ids
+            )
+        )
+    _require_files(folder, sources, modality)
+    return build_dataset(folder.root, sources, modality, f"{modality.name} folder {folder.root}")

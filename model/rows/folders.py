@@ -22,6 +22,7 @@ from .tables import BROKEN_TABLE, raw_name, table_rows
 
 log = logging.getLogger(__name__)
 
+FILE_COLUMN = "file_name"  # or one that ends so, as in `datasets`: video_file_name
 _TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet", ".tsv", ".json", ".ndjson")
 
 

@@ -47,6 +47,17 @@ class ParquetPart:
             self._group_rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         self.num_rows = sum(self._group_rows)
 
+    def largest_group(self, paths: Sequence[tuple[str, ...]]) -> int:
+        """Bytes of the largest row group's columns, unpacked."""
+        names = tuple(".".join(path) for path in paths)
+        with pq.ParquetFile(self.path) as file:
+            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+            chunks = [[group.column(number) for number in range(group.num_columns)] for group in groups]
+            sizes = [sum(one.total_uncompressed_size for one in group
+                         if one.path_in_schema in names or one.path_in_schema.startswith(tuple(f"{n}." for n in names)))
+                     for group in chunks]  # fmt: skip
+        return max(sizes, default=0)
+
     def rows(self, paths: Sequence[tuple[str, ...]], start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """See `Part.rows`. Two pages of a column are in memory at a time."""
         try:
@@ -79,7 +90,9 @@ class ArrowPart:
     def __init__(self, path: str) -> None:
         self.path = path
         self.schema: pa.Schema = self._open().schema
-        self.num_rows = sum(batch.num_rows for batch in self._batches())
+        sizes = [(batch.num_rows, batch.nbytes) for batch in self._batches()]
+        self.num_rows = sum(num_rows for num_rows, _ in sizes)
+        self.largest_batch = max((num_bytes for _, num_bytes in sizes), default=0)
 
     def _open(self) -> Any:
         source = pa.memory_map(self.path)

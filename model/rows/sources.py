@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from ..modality import VIDEO, Modality
 from .columns import content_and_name, id_columns, id_text, may_repeat, plain_name, value_at
 from .folders import find_file
 from .shards import Part
+from .streamed import Front, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Source:
     folders: tuple[Path, ...]  # in which a file that a row names is looked for, in this order
     label: str  # goes in front of a file's name that two parts use
     names_are_ids: bool = False  # the ids are names of files, which other parts may use as well
+    front: Front | None = None  # how `datasets` streams the part, if it does
 
     def id_column(self, name: str) -> str | None:
         """The column of that name here, or of a name as good as that."""
@@ -105,6 +107,9 @@ def build_dataset(root: Path, sources: Sequence[Source], modality: Modality, des
         for source, of_source, expected in zip(sources, names, texts, strict=True)
     ]
 
+    streamed = sum(source.front is not None for source in sources)
+    by = f", {streamed} streamed by datasets" if streamed else ""
+
     def cut(num_rows: int) -> list[ClipDataset]:
         whole = ClipDataset(unique, description, partial(_read, root, stretches), modality, column is None)
         taken: set[str] = set()
@@ -118,7 +123,7 @@ def build_dataset(root: Path, sources: Sequence[Source], modality: Modality, des
 
     return ClipDataset(
         unique,
-        f"{description}: {len(unique)} rows",
+        f"{description}{by}: {len(unique)} rows",
         partial(_read, root, stretches),
         modality,
         numbered=column is None,
@@ -136,6 +141,14 @@ class Stretch:
     texts: list[str | None]  # what the column of ids said then
     id_column: str | None
 
+    def fits(self, number: int, values: Mapping[str, Any]) -> bool:
+        """Whether the row of that number has the id that was read first. True of rows after this stretch."""
+        place = number - self.first
+        if place >= len(self.ids):
+            return number < self.source.part.num_rows
+        known = self.texts[place]
+        return not self.id_column or known == _UNREAD or id_text(values[self.id_column]) == known
+
     def cut(self, num_rows: int) -> Iterator[Stretch]:
         for start in range(0, len(self.ids), num_rows):
             part = slice(start, start + num_rows)
@@ -146,14 +159,11 @@ def _read(root: Path, stretches: Sequence[Stretch]) -> Iterator[Row]:
     for stretch in stretches:
         source, id_column = stretch.source, stretch.id_column
         paths = list(dict.fromkeys([source.media, *([(id_column,)] if id_column else [])]))
-        length = source.part.num_rows
-        for number, values in source.part.rows(paths, stretch.first):
+        for number, values in rows_of(source.part, source.front, paths, stretch.first, stretch.fits):
             place = number - stretch.first
-            if place >= len(stretch.ids):
-                if number >= length:
-                    log.error("%s has changed since its ids were read: the rest is left", source.part.path)
-                break
-            if id_column and id_text(values[id_column]) != stretch.texts[place]:
+            if place >= len(stretch.ids) and number < source.part.num_rows:
+                break  # the next stretch begins
+            if not stretch.fits(number, values):
                 log.error("%s has changed since its ids were read: the rest is left", source.part.path)
                 break
             if stretch.ids[place]:
@@ -192,7 +202,7 @@ def _read_ids(source: Source, column: str) -> list[str | None]:
     if own is None:
         return [None] * source.part.num_rows
     texts: list[str | None] = [_UNREAD] * source.part.num_rows
-    for number, values in source.part.rows([(own,)]):
+    for number, values in rows_of(source.part, source.front, [(own,)]):
         if number < len(texts):
             texts[number] = id_text(values[own])
     return texts

@@ -49,6 +49,7 @@ class TarIndex:
     path: str
     examples: dict[str, list[Member]] = field(default_factory=dict)
     neighbours: bool = True  # the members of every example stand together
+    whole: bool = True  # it does not break off
 
 
 def read_index(path: str) -> TarIndex:
@@ -74,6 +75,7 @@ def read_index(path: str) -> TarIndex:
                 archive.members = []  # type: ignore[attr-defined]  # it would remember every header
     except _BROKEN_TAR as error:
         log.error("tar file %s breaks off: %s", path, one_line(error))
+        index.whole = False
     if repeated:
         log.warning("%d files in %s repeat a name: the first of each counts", repeated, path)
         index.neighbours = False
@@ -109,7 +111,7 @@ class TarPart:
         self.modality = modality
         self.schema = pa.schema([(KEY, pa.string()), (modality.name, pa.struct([("bytes", pa.binary())]))])
         self.num_rows = len(index.examples)
-        self._limits = limits
+        self.limits = limits
 
     def rows(self, paths: Sequence[tuple[str, ...]], start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """See `Part.rows`. Media that the tar's end cuts off is given as far as it goes."""
@@ -131,7 +133,7 @@ class TarPart:
         member = self.first_media(key)
         if member is None:
             return None
-        if member.sparse or member.size > self._limits.max_file_bytes:
+        if member.sparse or member.size > self.limits.max_file_bytes:
             log.error("%s in %s has %d bytes, or holes: passed over", member.name, self.path, member.size)
             return None
         file.seek(member.offset)

@@ -15,6 +15,8 @@ from model.rows.columns import find_media, id_text
 from model.rows.dataset import DatasetError, open_dataset
 from tests.rows.reading import STRUCT, cell, content_of, read, sound, structs, video, write_table
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 JPEG = b"\xff\xd8\xff\xe0" + bytes(100)
 THUMB = structs([JPEG, JPEG], ".jpg")
 VIDEOS = structs([video(0), video(1)])

@@ -18,6 +18,8 @@ import pytest
 from debug.toy_clips import clip
 from model.rows.dataset import DatasetError, Row, open_dataset
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 GOOD = {name: clip(name) for name in ("h264", "vp9", "mpeg4")}
 VIDEO_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -27,6 +27,8 @@ from tests.rows.reading import (
     write_tar,
 )
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 TWO: dict[str, bytes | None] = {"a": video(0), "b": video(1)}
 
 

@@ -12,6 +12,8 @@ from model.modality import AUDIO, VIDEO
 from model.rows.dataset import DatasetError, open_dataset
 from tests.rows.reading import content_of, read, sound, video, write_csv, write_files
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 IDS = ["007", "NA", "1e5", "x y"]
 EXPECTED = {clip_id: video(number) for number, clip_id in enumerate(IDS)}
 ROWS = [("id", "file_name", "label"), *((clip_id, f"{number}.mp4", "a,b;c") for number, clip_id in enumerate(IDS))]
