@@ -22,7 +22,7 @@ from . import cache, protocol
 from .clips import LabelledDataError, Record, assign_folds, fingerprint, load_records
 from .export import WEIGHTS_NAME, export_weights, replace_file
 from .features import choose_backend, load_features
-from .recipe import AS_FOUND, VARIANTS, Recipe
+from .recipe import AS_FOUND, Recipe
 from .record import container_only_scores, family_recalls, summarise, write_scores
 
 MEASURED_NAME = "measured.json"
@@ -83,7 +83,7 @@ def build_features(
     """
     folder = folder / cache.cache_key(records, recipe)
     features = {}
-    for variant in VARIANTS:
+    for variant in recipe.variants:
         content = cache.build_content(records, variant, recipe, folder=folder, workers=workers)
         views = recipe.split(content)
         features[variant] = recipe.pool(
@@ -121,11 +121,16 @@ def build_weights(
 
     def evidence(*, hold_out_pages: bool) -> dict[str, dict[str, np.ndarray]]:
         """Head -> variant -> (N, pieces)."""
-        held_out = partial(protocol.out_of_fold_evidence, hold_out_pages=hold_out_pages)
+        held_out = partial(protocol.out_of_fold_evidence, hold_out_pages=hold_out_pages, sharp=recipe.sharp)
         return {head: held_out(read[head], records, folds, fit) for head, fit in fits.items()}
 
     def figures(fused: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        return {variant: summarise(column, records, recipe.container) for variant, column in fused.items()}
+        columns = dict(fused)
+        if recipe.generated_alone:
+            generated = np.array([record.generated for record in records])
+            others = [variant for variant in fused if variant != AS_FOUND]
+            columns |= {f"{v}, generated alone": np.where(generated, fused[v], fused[AS_FOUND]) for v in others}
+        return {name: summarise(column, records, recipe.container) for name, column in columns.items()}
 
     columns = evidence(hold_out_pages=False)
     scores = protocol.fuse_across(list(columns.values()), records, folds)
@@ -142,7 +147,7 @@ def build_weights(
     shares, offset = protocol.calibrate(list(columns.values()), records)
     everyone = np.ones(len(records), bool)
     heads = {
-        head: merge_heads(protocol.fit_experts(read[head], records, everyone, fit), share.tolist())
+        head: merge_heads(protocol.fit_experts(read[head], records, everyone, fit, sharp=recipe.sharp), share.tolist())
         for (head, fit), share in zip(fits.items(), shares, strict=True)
     }
     export_weights(

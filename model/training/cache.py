@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..modality import Unreadable
 from .clips import LabelledDataError, Record, fingerprint
-from .recipe import VARIANTS, Recipe
+from .recipe import Recipe
 
 
 def cache_key(records: Sequence[Record], recipe: Recipe) -> str:
@@ -28,8 +28,8 @@ def build_content(records: Sequence[Record], variant: str, recipe: Recipe, *, fo
 
     Raises: LabelledDataError: a clip that cannot be read, by name.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant is {variant!r}; valid variants: {VARIANTS}")
+    if variant not in recipe.variants:
+        raise ValueError(f"variant is {variant!r}; valid variants: {recipe.variants}")
     folder.mkdir(parents=True, exist_ok=True)
     done_path = folder / f"content_{variant}.done.npy"
     done = np.load(done_path) if done_path.exists() else np.zeros(len(records), bool)

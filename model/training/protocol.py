@@ -11,10 +11,7 @@ from tqdm import tqdm
 from ..heads import Head
 from .clips import Record, balanced_weights
 from .fit import KernelFit, LinearFit, fit_head, fit_linear_head, fit_projection, fit_scaling, fuse, kernel_scale
-from .recipe import AS_FOUND, PROCESSED
-
-MEASURED = (AS_FOUND, PROCESSED)
-
+from .recipe import AS_FOUND
 
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Head]  # features (N, D), generated (N,), weights (N,)
 Kinds = Sequence[Mapping[str, np.ndarray]]  # of evidence: variant -> raw scores of its pieces, (N, pieces)
@@ -34,9 +31,14 @@ def prepare_fit(features: Mapping[str, np.ndarray], config: KernelFit | LinearFi
 
 
 def fit_experts(
-    features: Mapping[str, np.ndarray], records: Sequence[Record], members: np.ndarray, fit: Fit
+    features: Mapping[str, np.ndarray],
+    records: Sequence[Record],
+    members: np.ndarray,
+    fit: Fit,
+    *,
+    sharp: bool = True,
 ) -> list[Head]:
-    """Two machines: of the member clips as found, and of all their variants.
+    """Two machines: of the member clips as found (left out if not `sharp`), and of all their variants.
 
     The first is the sharper on clips as found, the second holds on post-processed ones. members: bool (N,).
     """
@@ -44,10 +46,8 @@ def fit_experts(
     generated, weights = np.array([record.generated for record in chosen]), balanced_weights(chosen)
     stacked = np.concatenate([variant[members] for variant in features.values()])
     count = len(features)
-    return [
-        fit(features[AS_FOUND][members], generated, weights),
-        fit(stacked, np.tile(generated, count), np.tile(weights, count)),
-    ]
+    expert = fit(stacked, np.tile(generated, count), np.tile(weights, count))
+    return [fit(features[AS_FOUND][members], generated, weights), expert] if sharp else [expert]
 
 
 def _off_the_pages(records: Sequence[Record], held_out: np.ndarray) -> np.ndarray:
@@ -70,16 +70,17 @@ def out_of_fold_evidence(
     fit: Fit,
     *,
     hold_out_pages: bool = False,
+    sharp: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Raw scores of both experts, each clip's by experts that saw none of its family: variant -> (N, 2).
+    """Raw scores of the experts, each clip's by experts that saw none of its family: variant -> (N, 1 + sharp).
 
     hold_out_pages: nor any clip of a page on which a clip of the fold was published.
     """
-    evidence = {variant: np.zeros((len(records), 2)) for variant in MEASURED}
+    evidence = {variant: np.zeros((len(records), 1 + sharp)) for variant in features}
     for fold in tqdm(np.unique(folds), desc="folds"):
         held_out = folds == fold
         members = _off_the_pages(records, held_out) if hold_out_pages else ~held_out
-        experts = fit_experts(features, records, members, fit)
+        experts = fit_experts(features, records, members, fit, sharp=sharp)
         for variant, columns in evidence.items():
             for index, head in enumerate(experts):
                 columns[held_out, index] = head.raw_scores(features[variant][held_out])
@@ -98,7 +99,7 @@ def calibrate(kinds: Kinds, records: Sequence[Record]) -> tuple[list[np.ndarray]
     A logistic regression on the pieces' sum, sources weighted equally; all variants count the same. Shifting the
     threshold to the best balanced accuracy of these scores fits their noise: worse elsewhere (DECISIONS.md).
     """
-    evidence = [np.hstack([kind[variant] for kind in kinds]) for variant in MEASURED]
+    evidence = [np.hstack([kind[variant] for kind in kinds]) for variant in kinds[0]]
     generated = np.array([record.generated for record in records])
     shares, offset = fuse(evidence, importance(kinds), generated, balanced_weights(records))
     ends = np.cumsum([kind[AS_FOUND].shape[1] for kind in kinds])
@@ -111,7 +112,7 @@ def fuse_across(kinds: Kinds, records: Sequence[Record], folds: np.ndarray) -> d
     The experts behind the other folds' evidence did see this fold's clips in training; its own scores and labels play
     no part in its fusion or threshold.
     """
-    fused = {variant: np.zeros(len(records)) for variant in MEASURED}
+    fused = {variant: np.zeros(len(records)) for variant in kinds[0]}
     for fold in np.unique(folds):
         inside = folds == fold
         chosen = [record for record, held_out in zip(records, inside, strict=True) if not held_out]

@@ -75,6 +75,9 @@ class Recipe:
     networks: Mapping[str, torch.nn.Module]  # by the prefix of their tensors in the file
     packed: tuple[str, ...] = ()  # prefixes of tensors whose matrices are stored in few bits
     halved: tuple[str, ...] = ()  # prefixes of tensors of which vectors too are stored in half precision
+    variants: tuple[str, ...] = VARIANTS  # of every clip, AS_FOUND first: learnt from in other families, and measured
+    sharp: bool = True  # beside the expert of all variants one of clips as found alone
+    generated_alone: bool = False  # also measure with the variant of generated clips beside genuine ones as found
 
 
 def code_version(files: Iterable[Path]) -> str:

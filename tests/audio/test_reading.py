@@ -140,7 +140,9 @@ def test_nothing_folds_down(tmp_path):
 def test_only_the_first_minute_is_read(tmp_path):
     path = tmp_path / "long.wav"
     with wave.open(str(path), "wb") as file:
-        file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
         file.writeframes((3000 * np.random.default_rng(0).standard_normal(8000 * 90)).astype("<i2").tobytes())
     sound = read_sound(str(path), LIMITS)
     assert len(sound.samples) == 60 * SAMPLE_RATE

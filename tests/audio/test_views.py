@@ -84,7 +84,8 @@ def test_too_short_and_silent_clips_have_a_reason(samples, reason):
 
 def test_music_and_noise_are_prepared_like_speech():
     rng = np.random.default_rng(0)
-    chord = sum(np.sin(2 * np.pi * f * np.arange(64_000) / 16_000) for f in (220, 277, 330)).astype(np.float32)
+    tones = [np.sin(2 * np.pi * f * np.arange(64_000) / 16_000) for f in (220, 277, 330)]
+    chord = np.sum(tones, axis=0).astype(np.float32)
     for samples in (chord, rng.standard_normal(64_000).astype(np.float32)):
         assert cut_windows(samples, CONFIG).shape == (2, 48_000)
 

@@ -1,0 +1,168 @@
+"""How the speech detector is made: Whisper's early blocks and cepstra hear windows, three heads decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..audio import copies
+from ..audio.cepstra import CepstraArchitecture, CepstralVectors
+from ..audio.detector import CEPSTRA, SPEECH, AudioNetwork, pool_windows
+from ..audio.prepare import AudioPreparation
+from ..audio.speech import SpeechArchitecture, SpeechEncoder, statistics
+from ..audio.views import SAMPLE_RATE, WINDOWS, ViewConfig, loud_level
+from ..config import LimitsConfig
+from ..modality import AUDIO
+from ..quantised import unpack
+from .clips import Record
+from .fit import KernelFit, LinearFit
+from .recipe import AS_FOUND, Container, Extractor, Recipe, code_version
+
+VIEWS = ViewConfig()  # in the manifest; a labelled clip has one window
+SPEECH_SIZE: SpeechArchitecture = {"width": 512, "heads": 8, "blocks": 3}
+CEPSTRA_SIZE: CepstraArchitecture = {
+    "bands": 60, "coefficients": 30, "top_hertz": 7400.0, "components": 60, "gaussians": 32,
+}  # fmt: skip
+HEADS: dict[str, KernelFit | LinearFit] = {
+    "statistics": LinearFit((SPEECH,)),
+    "places": KernelFit((SPEECH,), num_components=256, penalty=3.0),
+    "vectors": LinearFit((CEPSTRA,)),
+}
+PREPARATION = AudioPreparation(LimitsConfig(), replace(VIEWS, max_windows=1))
+_NETWORK_FILES = ("cepstra.py", "detector.py", "speech.py")  # of model/audio; all others decide what windows hold
+_FULL_SCALE = 32768
+
+
+def build_recipe(pretrained: Path) -> Recipe:
+    """pretrained: safetensors with Whisper's encoder and the mixture of cepstra. Raises: ValueError: it lacks one."""
+    network = load_pretrained(pretrained)
+    package = Path(copies.__file__).parent
+    code = code_version(file for file in package.glob("*.py") if file.name not in _NETWORK_FILES)
+    return Recipe(
+        modality=AUDIO,
+        prepare=prepare,
+        num_bytes=PREPARATION.max_bytes,
+        prepared_by=f"{PREPARATION.views} code {code} av {av.__version__}",
+        split=split,
+        extractors={
+            SPEECH: Extractor(WINDOWS, Statistics(network.speech), in_full=True, clips_per_batch=8),
+            CEPSTRA: Extractor(WINDOWS, Vectors(network.cepstra), in_full=True, clips_per_batch=8),
+        },
+        pool=pool,
+        heads=HEADS,
+        container=Container(container_numbers, predictors, bands),
+        input={"views": asdict(VIEWS)},
+        architecture={"speech": SPEECH_SIZE, "cepstra": CEPSTRA_SIZE},
+        networks={"speech": network.speech, "cepstra": network.cepstra},
+        variants=(AS_FOUND, *copies.VARIANTS),
+        sharp=False,
+        generated_alone=True,
+    )
+
+
+def prepare(record: Record, variant: str) -> np.ndarray:
+    """The window of one clip, as found or of its processed copy: uint8 (num_bytes,). Raises: Unreadable."""
+    samples = PREPARATION.read(str(record.path)).samples
+    return PREPARATION.cut(samples if variant == AS_FOUND else copies.process(samples, variant, record.file))
+
+
+def split(content: np.ndarray) -> dict[str, np.ndarray]:
+    """uint8 (N, num_bytes) -> {"windows": int16 (N, 1, window_samples)}, without a copy."""
+    return {WINDOWS: content.view(np.int16).reshape(len(content), -1, VIEWS.window_samples)}
+
+
+def pool(windows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Name -> (N, V, F) to name -> (N, F)."""
+    return {name: pool_windows(array) for name, array in windows.items()}
+
+
+class _Hearing(torch.nn.Module):
+    def render(self, windows: torch.Tensor) -> torch.Tensor:
+        """int16 (B, N) -> float32 (B, N), full scale 1."""
+        return windows.float() / _FULL_SCALE
+
+
+class Statistics(_Hearing):
+    """The encoder as training runs it."""
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        super().__init__()
+        self.encoder, self.num_features = encoder, encoder.num_features
+
+    def statistics(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 (B, N) -> (B, num_features)."""
+        return statistics(self.encoder(x))
+
+
+class Vectors(_Hearing):
+    """The cepstra as training computes them."""
+
+    def __init__(self, cepstra: CepstralVectors) -> None:
+        super().__init__()
+        self.cepstra, self.num_features = cepstra, cepstra.num_features
+
+    def statistics(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 (B, N) -> (B, num_features)."""
+        return self.cepstra(x)
+
+
+def load_pretrained(source: Path) -> AudioNetwork:
+    """The networks from weights of this project or from what `pretrained_speech` wrote. Raises: ValueError."""
+    network = AudioNetwork(speech=SPEECH_SIZE, cepstra=CEPSTRA_SIZE)
+    try:
+        stored = unpack(load_file(source))
+        network.load_state_dict({name: stored[name].float() for name in network.state_dict()}, strict=True)
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{source} does not hold the networks ({error}); take this repository's weights/audio/"
+            "detector.safetensors, or make it anew with `python -m model.training.pretrained_speech`"
+        ) from error
+    return network.eval()
+
+
+@lru_cache(maxsize=4)
+def _measure(paths: tuple[Path, ...]) -> dict[str, np.ndarray]:
+    """Level and bandwidth of files as found, each (N,)."""
+    levels, widths = [], []
+    for path in paths:
+        samples = PREPARATION.read(str(path)).samples
+        power = np.abs(np.fft.rfft(samples)) ** 2
+        share = np.cumsum(power) / max(float(power.sum()), 1e-12)
+        levels.append(20 * np.log10(max(loud_level(samples), 1e-9)))
+        widths.append(np.searchsorted(share, 0.99) / len(power) * SAMPLE_RATE / 2)
+    return {"level_decibels": np.array(levels), "bandwidth_hertz": np.array(widths)}
+
+
+def container_numbers(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """What files tell beside their content: rate and seconds as found, bytes a second; and level and bandwidth."""
+    seconds = np.array([record.number("seconds") for record in records])
+    return {
+        "sampling_rate": np.array([record.number("sampling_rate") for record in records]),
+        "seconds": seconds,
+        "bytes_per_second": np.array([record.num_bytes for record in records]) / np.maximum(seconds, 0.1),
+        **_measure(tuple(record.path for record in records)),
+    }
+
+
+def predictors(records: Sequence[Record]) -> np.ndarray:
+    """(N, 6): rate, whether it is one of three, format, seconds; none of the sound itself."""
+    rates = np.array([record.number("sampling_rate") for record in records])
+    wav = np.array([record.details.get("format") == "wav" for record in records])
+    columns = [np.log(rates + 1), *(rates == rate for rate in _RATES), wav]
+    return np.stack([*columns, [record.number("seconds") for record in records]], axis=1).astype(float)
+
+
+_RATES = (16_000, 22_050, 24_000)
+
+
+def bands(numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Clips of one sampling rate as found."""
+    return {f"{rate} Hz as found": numbers["sampling_rate"] == rate for rate in _RATES}
