@@ -1,12 +1,12 @@
-"""The fault campaign: `python -m debug.faults [--files 2000] [--seed 0] [--run-kills 100] [--script-kills 100]`.
+"""The fault campaign: `python -m debug.faults [--modality audio] [--files 2000] [--run-kills 100]`.
 
-Damages clips of every codec and container (mutations.py), mixes them with sound ones and scores them all through the
+Damages clips of every codec and container (mutations.py), mixes them with whole ones and scores them all through the
 pipeline, twice over: without and with the damaged ones, killing random decode workers on the way. Then it starts whole
 runs and kills them with SIGKILL at random moments (kills.py). The network is replaced by a plain average of the views,
 so that the figures are about everything around it; --weights puts the real one in. --script-kills kills `script.py`
 itself, with the committed weights, on a few clips of the debug dataset.
 
-Promised, and checked: every id once in a valid file at any moment; a score for every sound clip, equal to that of the
+Promised, and checked: every id once in a valid file at any moment; a score for every whole clip, equal to that of the
 run without damage; no clip over its time limit; no process left behind. Exit code: 0 if all of it held, else 1.
 A file that crashed a worker is kept in --keep.
 """
@@ -23,27 +23,23 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from debug.kills import ROOT, STAGES, KillOutcome, kill_runs, read_scores
-from debug.layouts import write_two_shards
+from debug.layouts import Example, write_two_shards
 from debug.mutations import mutate
 from debug.processes import process_tree
-from debug.toy_clips import FAMILIES, clip
-from debug.video_examples import build_examples
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig
-from model.modality import VIDEO
+from model.modality import AUDIO, MODALITIES, VIDEO, Modality, Preparation
 from model.rows.dataset import ClipDataset, Row
 from model.rows.submission import ResultFile
-from model.run.pipeline import RunStats, Scored, run
-from model.video.prepare import VideoPreparation
-from model.video.views import ViewConfig
+from model.run.pipeline import RunStats, Scored, Scorer, run
 
-_SOUND_EVERY = 5  # one sound clip after so many damaged ones
+_WHOLE_EVERY = 5  # one whole clip after so many damaged ones
 _LOOK_SECONDS = 0.05  # how often the result file is looked at
 RUN_CLIPS = 16  # of a run that is killed
 _SCRIPT_CLIPS = 8  # the same of script.py, which takes its time over each
@@ -54,7 +50,7 @@ class Outcome:
     """What the campaign counted. The last seven must be 0."""
 
     files: int = 0
-    sound_clips: int = 0
+    whole_clips: int = 0
     scored_damaged: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # of damaged files that fell back, numbers taken out
     crashes: int = 0  # worker deaths that the damaged files caused
@@ -63,28 +59,28 @@ class Outcome:
     looks: int = 0  # at the result file while it was being replaced
     rows_lost: int = 0
     wrong_ids: int = 0
-    sound_without_score: int = 0
-    sound_with_other_score: int = 0
+    whole_without_score: int = 0
+    whole_with_other_score: int = 0
     invalid_files: int = 0
     hangs: int = 0
 
     @property
     def broken_promises(self) -> int:
         killed = sum(len(outcome.broken) + outcome.processes_left for outcome in self.killed.values())
-        rows = self.rows_lost + self.wrong_ids + self.sound_without_score + self.sound_with_other_score
+        rows = self.rows_lost + self.wrong_ids + self.whole_without_score + self.whole_with_other_score
         return rows + self.invalid_files + self.hangs + killed
 
     def report(self) -> str:
         fell_back = self.files - self.scored_damaged
         lines = [
-            f"{self.files} damaged files among {self.sound_clips} sound clips: {self.scored_damaged} scored all the"
+            f"{self.files} damaged files among {self.whole_clips} whole clips: {self.scored_damaged} scored all the"
             f" same, {fell_back} fell back",
             *(f"  {number} x {reason}" for reason, number in self.reasons.most_common(25)),
             f"worker deaths by damaged files: {self.crashes}; workers killed: {self.worker_kills}",
             *(line for name, outcome in self.killed.items() for line in outcome.report(name)),
             f"result file looked at {self.looks} times",
-            f"rows lost {self.rows_lost}, wrong ids {self.wrong_ids}, sound clips without score"
-            f" {self.sound_without_score}, with another score {self.sound_with_other_score}, invalid files"
+            f"rows lost {self.rows_lost}, wrong ids {self.wrong_ids}, whole clips without score"
+            f" {self.whole_without_score}, with another score {self.whole_with_other_score}, invalid files"
             f" {self.invalid_files}, hangs {self.hangs}",
         ]
         return "\n".join(lines)
@@ -102,45 +98,80 @@ class AverageScorer:
         return iter(())
 
 
-def damaged_rows(files: int, seed: int, families: Sequence[str] = FAMILIES) -> Iterator[tuple[Row, str]]:
+@dataclass(frozen=True)
+class Material:
+    """What is damaged, and how it is read. clip: name of a family -> the bytes of its file."""
+
+    modality: Modality
+    families: tuple[str, ...]
+    clip: Callable[[str], bytes]
+    build_examples: Callable[[Mapping[str, bytes]], list[Example]]  # of the debug set
+    prepare: Callable[[LimitsConfig], Preparation]  # with small views, for the average
+
+
+def load_material(modality: Modality) -> Material:
+    """Small files of every codec and container."""
+    if modality == VIDEO:
+        from debug import toy_clips, video_examples
+        from model.video.prepare import VideoPreparation
+        from model.video.views import ViewConfig
+
+        return Material(
+            VIDEO, tuple(toy_clips.FAMILIES), toy_clips.clip, video_examples.build_examples,
+            lambda limits: VideoPreparation(SamplingConfig(), limits, ViewConfig(size=64)),
+        )  # fmt: skip
+    from debug import audio_examples, toy_sounds
+    from model.audio.prepare import AudioPreparation
+
+    return Material(
+        AUDIO, toy_sounds.FAMILIES, toy_sounds.clip, audio_examples.build_examples,
+        lambda limits: AudioPreparation(limits),
+    )  # fmt: skip
+
+
+def damaged_rows(files: int, seed: int, material: Material) -> Iterator[tuple[Row, str]]:
     """(row, what was done to it): `files` damaged clips of all families in turn, the same for the same seed."""
     rng = random.Random(seed)
     for number in range(files):
-        family = families[number % len(families)]
-        content, done = mutate(clip(family), clip(rng.choice(families)), rng)
+        family = material.families[number % len(material.families)]
+        content, done = mutate(material.clip(family), material.clip(rng.choice(material.families)), rng)
         yield Row(f"damaged-{number}-{family}", content), done
 
 
-def sound_rows(number: int, families: Sequence[str] = FAMILIES) -> list[Row]:
-    return [Row(f"sound-{index}", clip(families[index % len(families)])) for index in range(number)]
+def whole_rows(number: int, material: Material) -> list[Row]:
+    families = material.families
+    return [Row(f"whole-{index}", material.clip(families[index % len(families)])) for index in range(number)]
 
 
 def score(
-    rows: list[Row], output: Path, *, workers: int, limits: LimitsConfig, weights: Path | None = None
-) -> tuple[dict[str, str], RunStats]:
+    rows: list[Row], output: Path, material: Material, *, workers: int, limits: LimitsConfig,
+    weights: Path | None = None,
+) -> tuple[dict[str, str], RunStats]:  # fmt: skip
     """Run the pipeline over rows. Returns the scores as the result file has them, "" where there is none."""
-    views, build_scorer = ViewConfig(size=64), AverageScorer
+    preparation: Preparation = material.prepare(limits)
+    build_scorer: Callable[[], Scorer] = AverageScorer
     if weights is not None:
-        views, build_scorer = _real_network(weights)
+        preparation, build_scorer = _real_network(weights, material.modality, limits)
     dataset = ClipDataset([row.id for row in rows], "fault campaign", lambda: iter(rows))
     config = PipelineConfig(workers=workers, write_seconds=0.1)
-    result = ResultFile(output, dataset.ids, write_seconds=config.write_seconds)
+    result = ResultFile(output, dataset.ids, material.modality, write_seconds=config.write_seconds)
     result.write()
     show = sys.stderr.isatty()
-    preparation = VideoPreparation(SamplingConfig(), limits, views)
     stats = run(dataset, result, preparation, build_scorer, config=config, show_progress=show)
     result.write()
     return read_scores(output), stats
 
 
-def _real_network(weights: Path):  # type: ignore[no-untyped-def]
+def _real_network(weights: Path, modality: Modality, limits: LimitsConfig) -> tuple[Preparation, Callable[[], Scorer]]:
     import torch
 
+    from model.run.parts import load_detector, load_preparation
     from model.run.scoring import BatchScorer
-    from model.video.detector import load_detector
-    from model.weights import load_manifest
 
-    return load_manifest(weights).views, lambda: BatchScorer(lambda on: load_detector(weights, on), torch.device("cpu"))
+    def build_scorer() -> Scorer:
+        return BatchScorer(lambda on: load_detector(modality, weights, on), torch.device("cpu"))
+
+    return load_preparation(modality, weights, limits), build_scorer
 
 
 @contextlib.contextmanager
@@ -192,25 +223,26 @@ def killing_workers(
 
 
 def run_mutations(
-    outcome: Outcome, folder: Path, *, files: int, seed: int, workers: int, worker_kills: int, limits: LimitsConfig,
+    outcome: Outcome, folder: Path, material: Material, *, files: int, seed: int, workers: int, worker_kills: int,
+    limits: LimitsConfig,
     weights: Path | None = None, keep: Path | None = None,
 ) -> None:  # fmt: skip
     """Sound clips alone, then among damaged ones with workers being killed; compare."""
-    sound = sound_rows(max(len(FAMILIES), files // _SOUND_EVERY))
-    expected, _ = score(sound, folder / "sound.csv", workers=workers, limits=limits, weights=weights)
-    damaged = [row for row, _ in damaged_rows(files, seed)]
-    rows = sound + damaged
+    whole = whole_rows(max(len(material.families), files // _WHOLE_EVERY), material)
+    expected, _ = score(whole, folder / "whole.csv", material, workers=workers, limits=limits, weights=weights)
+    damaged = [row for row, _ in damaged_rows(files, seed, material)]
+    rows = whole + damaged
     random.Random(seed).shuffle(rows)
     path, started = folder / "mixed.csv", time.monotonic()
     with watched(path, {row.id for row in rows}, outcome), killing_workers(worker_kills, 2.0, seed, outcome):
-        scores, stats = score(rows, path, workers=workers, limits=limits, weights=weights)
+        scores, stats = score(rows, path, material, workers=workers, limits=limits, weights=weights)
     outcome.files += files
-    outcome.sound_clips += len(sound)
+    outcome.whole_clips += len(whole)
     ids = Counter(row.id for row in rows)
     outcome.rows_lost += len(ids.keys() - scores.keys())
     outcome.wrong_ids += len(scores.keys() - ids.keys())
-    outcome.sound_without_score += sum(not scores.get(row.id) for row in sound)
-    outcome.sound_with_other_score += sum(scores.get(row.id) != expected[row.id] for row in sound)
+    outcome.whole_without_score += sum(not scores.get(row.id) for row in whole)
+    outcome.whole_with_other_score += sum(scores.get(row.id) != expected[row.id] for row in whole)
     outcome.scored_damaged += sum(bool(scores.get(row.id)) for row in damaged)
     by_id = {row.id: row for row in damaged}
     outcome.reasons.update(_general(stats.reasons[clip_id]) for clip_id in by_id if not scores.get(clip_id))
@@ -230,22 +262,28 @@ def _general(note: str) -> str:
     return " ".join(words)[:160]
 
 
-def kill_pipelines(folder: Path, *, kills: int, seed: int) -> KillOutcome:
+def kill_pipelines(folder: Path, material: Material, *, kills: int, seed: int) -> KillOutcome:
     """Kill runs of the pipeline with the average for a network."""
-    command = (sys.executable, "-m", "debug.faults", "--one-run")
-    ids = {row.id for row in sound_rows(RUN_CLIPS)}
+    command = (sys.executable, "-m", "debug.faults", "--modality", material.modality.name, "--one-run")
+    ids = {row.id for row in whole_rows(RUN_CLIPS, material)}
     return kill_runs(lambda output: (*command, output), ids, folder, kills=kills, seed=seed)
 
 
 def kill_scripts(
-    folder: Path, *, kills: int, seed: int, clips: int = _SCRIPT_CLIPS, stages: Sequence[str] = STAGES
+    folder: Path,
+    material: Material,
+    *,
+    kills: int,
+    seed: int,
+    clips: int = _SCRIPT_CLIPS,
+    stages: Sequence[str] = STAGES,
 ) -> KillOutcome:
-    """Kill runs of script.py on `clips` sound clips of the debug dataset and its broken ones."""
-    examples = build_examples({})
+    """Kill runs of script.py on `clips` whole clips of the debug dataset and its broken ones."""
+    examples = material.build_examples({})
     examples = [example for example in examples if example.readable][:clips] + [
         example for example in examples if not example.readable
     ]
-    write_two_shards(examples, folder / "dataset", VIDEO)
+    write_two_shards(examples, folder / "dataset", material.modality)
     command = (sys.executable, ROOT / "script.py", "--device", "cpu", "--dataset", folder / "dataset", "--output")
     ids = {example.id for example in examples}
     return kill_runs(lambda output: (*command, output), ids, folder, kills=kills, seed=seed, stages=stages)
@@ -253,6 +291,7 @@ def kill_scripts(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--modality", choices=MODALITIES, default="video", help="default: %(default)s")
     parser.add_argument("--files", type=int, default=2000, help="damaged files; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
@@ -265,14 +304,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--one-run", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     limits = LimitsConfig(soft_seconds=min(10.0, options.hard_seconds / 2), hard_seconds=options.hard_seconds)
+    material = load_material(MODALITIES[options.modality])
     if options.one_run:
-        score(sound_rows(RUN_CLIPS), options.one_run, workers=options.workers, limits=limits)
+        score(whole_rows(RUN_CLIPS, material), options.one_run, material, workers=options.workers, limits=limits)
         return 0
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as folder:
         if options.files:
             run_mutations(
-                outcome, Path(folder), files=options.files, seed=options.seed, workers=options.workers,
+                outcome, Path(folder), material, files=options.files, seed=options.seed, workers=options.workers,
                 worker_kills=options.worker_kills, limits=limits, weights=options.weights, keep=options.keep,
             )  # fmt: skip
         for name, kill, kills in (
@@ -280,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ("script.py", kill_scripts, options.script_kills),
         ):
             if kills:
-                outcome.killed[name] = kill(Path(folder, name), kills=kills, seed=options.seed)
+                outcome.killed[name] = kill(Path(folder, name), material, kills=kills, seed=options.seed)
     print(outcome.report())
     return 1 if outcome.broken_promises else 0
 

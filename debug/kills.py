@@ -19,6 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from debug.check_submission import COLUMNS, GENUINE
+
+ALL_COLUMNS = [columns for allowed in COLUMNS.values() for columns in allowed]
 ROOT = Path(__file__).resolve().parent.parent
 # Scoring twice, as most of a real run is that. "write": while the temporary file is there; "end": all scores are in.
 # "first scores": the moment they stand in the file, which script.py replaces again two seconds later at the earliest.
@@ -206,14 +209,15 @@ def read_scores(path: Path) -> dict[str, str]:
     """id -> score text of a result file. Raises: ValueError: not a valid one."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file, strict=True))
-    if rows[:1] != [["id", "pred", "score"]]:
+    if not rows or rows[0] not in ALL_COLUMNS:
         raise ValueError(f"header {rows[:1]}")
     scores: dict[str, str] = {}
     for row in rows[1:]:
-        clip_id, pred, text = row
+        clip_id, pred, text = row[:3]
         if (
             clip_id in scores
-            or pred not in ("generated", "real")
+            or len(row) != len(rows[0])
+            or pred not in ("generated", *GENUINE.values())
             or (text and (float(text) > 0) != (pred == "generated"))
         ):
             raise ValueError(f"row {row}")

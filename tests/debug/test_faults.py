@@ -18,41 +18,57 @@ from pathlib import Path
 
 import pytest
 
-from debug.faults import RUN_CLIPS, Outcome, damaged_rows, kill_pipelines, kill_scripts, run_mutations, sound_rows
+from debug.faults import (
+    RUN_CLIPS,
+    Outcome,
+    damaged_rows,
+    kill_pipelines,
+    kill_scripts,
+    load_material,
+    run_mutations,
+    whole_rows,
+)
 from debug.kills import STAGES, read_scores
 from debug.mutations import MUTATIONS, mutate
 from debug.toy_clips import FAMILIES, clip
 from model.config import LimitsConfig
+from model.modality import VIDEO
 from model.rows.dataset import open_dataset
 
+MATERIAL = load_material(VIDEO)
 ONE_RUN = [sys.executable, "-m", "debug.faults", "--one-run"]
 CAN_UNSHARE = os.geteuid() == 0 and shutil.which("unshare") is not None and shutil.which("mount") is not None
 
 
 def test_damaged_files_and_killed_workers_cost_no_other_row(tmp_path):
     outcome = Outcome()
-    run_mutations(outcome, tmp_path, files=4 * len(FAMILIES), seed=1, workers=2, worker_kills=3, limits=LimitsConfig())
+    run_mutations(
+        outcome, tmp_path, MATERIAL, files=4 * len(FAMILIES), seed=1, workers=2, worker_kills=3, limits=LimitsConfig()
+    )
     assert outcome.broken_promises == 0, outcome.report()
-    assert outcome.files == 84 and outcome.sound_clips == 21
+    assert outcome.files == 84 and outcome.whole_clips == 21
     assert 0 < outcome.scored_damaged < outcome.files, "the damage is neither harmless nor always fatal"
     assert outcome.looks > 0
 
 
 def test_killed_runs_leave_complete_files(tmp_path):
-    outcome = kill_pipelines(tmp_path, kills=len(STAGES), seed=1)
+    outcome = kill_pipelines(tmp_path, MATERIAL, kills=len(STAGES), seed=1)
     assert not outcome.broken and not outcome.processes_left
     assert outcome.complete_files + outcome.before_file == len(STAGES)
 
 
 def test_killed_scripts_leave_complete_files(tmp_path):
     """The whole of script.py, with its weights; a file that has some scores and not all is what a time-out leaves."""
-    outcome = kill_scripts(tmp_path, kills=2, seed=1, clips=16, stages=("first scores", "write"))
+    outcome = kill_scripts(tmp_path, MATERIAL, kills=2, seed=1, clips=16, stages=("first scores", "write"))
     assert not outcome.broken and not outcome.processes_left
     assert outcome.complete_files == 2 and outcome.with_some_scores + outcome.with_all_scores >= 1
 
 
 def test_damage_is_the_same_for_the_same_seed():
-    assert list(damaged_rows(40, 3)) == list(damaged_rows(40, 3)) != list(damaged_rows(40, 4))
+    def rows(seed: int) -> list:
+        return list(damaged_rows(40, seed, MATERIAL))
+
+    assert rows(3) == rows(3) != rows(4)
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
@@ -88,7 +104,7 @@ MOUNTED_SHORTAGES = {
 @pytest.fixture(scope="module")
 def expected_scores(tmp_path_factory) -> dict[str, str]:
     scores = one_run(tmp_path_factory.mktemp("plain"), before="")
-    assert set(scores) == {row.id for row in sound_rows(RUN_CLIPS)} and all(scores.values())
+    assert set(scores) == {row.id for row in whole_rows(RUN_CLIPS, MATERIAL)} and all(scores.values())
     return scores
 
 
