@@ -32,7 +32,7 @@ from debug.kills import STAGES, read_scores
 from debug.mutations import MUTATIONS, mutate
 from debug.toy_clips import FAMILIES, clip
 from model.config import LimitsConfig
-from model.modality import VIDEO
+from model.modality import AUDIO, VIDEO
 from model.rows.dataset import open_dataset
 
 MATERIAL = load_material(VIDEO)
@@ -49,6 +49,15 @@ def test_damaged_files_and_killed_workers_cost_no_other_row(tmp_path):
     assert outcome.files == 84 and outcome.whole_clips == 21
     assert 0 < outcome.scored_damaged < outcome.files, "the damage is neither harmless nor always fatal"
     assert outcome.looks > 0
+
+
+def test_damaged_sounds_cost_no_other_row(tmp_path):
+    outcome, material = Outcome(), load_material(AUDIO)
+    files = 2 * len(material.families)
+    run_mutations(outcome, tmp_path, material, files=files, seed=1, workers=2, worker_kills=2, limits=LimitsConfig())
+    assert outcome.broken_promises == 0, outcome.report()
+    assert outcome.whole_clips == len(material.families)
+    assert 0 < outcome.scored_damaged < outcome.files, "the damage is neither harmless nor always fatal"
 
 
 def test_killed_runs_leave_complete_files(tmp_path):

@@ -1,0 +1,116 @@
+"""The tools on sound files: labelled, post-processed, shown. The detector is a stand-in whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import Audio, load_dataset
+
+from debug import labelled, postprocess
+from debug.audio_page import envelope, sound_section, spectrogram, study_sound
+from debug.ladders import load_ladder
+from debug.report.__main__ import main as report
+from model.audio.prepare import AudioPreparation
+from model.audio.views import WINDOWS, ViewConfig, split_windows
+from model.modality import AUDIO
+from tests.sound_folder import SOURCES, make_sound_folder
+
+RATE = 16_000
+
+
+class Loudness:
+    """Stands in for the detector: loud windows are generated."""
+
+    view_config = ViewConfig(window_samples=RATE)
+
+    def clip_features(self, content: np.ndarray) -> dict[str, np.ndarray]:
+        windows = split_windows(content, self.view_config).astype(np.float32)
+        return {WINDOWS: np.sqrt((windows / 32768) ** 2).mean(axis=1)[:, None]}
+
+    def features(self, views: torch.Tensor, kind: str) -> torch.Tensor:
+        raise NotImplementedError
+
+    def score(self, features: Mapping[str, np.ndarray]) -> float:
+        return float(features[WINDOWS].mean() - 0.02)
+
+    def view_scores(self, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {WINDOWS: features[WINDOWS][:, 0] - 0.02}
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sound_folder(tmp_path_factory.mktemp("sounds"))
+
+
+def test_labelled_sounds_become_a_dataset_in_the_challenges_shape(sounds: Path, tmp_path: Path) -> None:
+    labelled.build_dataset(sounds, tmp_path)
+    data = load_dataset(str(tmp_path / "dataset"), split="test", streaming=True)
+    assert isinstance(data.features["audio"], Audio)
+    rows = {row["id"]: row["audio"]["bytes"] for row in data.cast_column("audio", Audio(decode=False))}
+    key = pd.read_csv(tmp_path / "key.csv")
+    assert rows == {row.id: (sounds / row.file).read_bytes() for row in key.itertuples()}
+    assert set(key["label"]) == {"pristine", "generated"}
+    assert (key["duration_seconds"] - 1.0).abs().max() < 0.1
+    assert key.set_index("source").loc["library", "sampling_rate"] == 16_000
+
+
+def test_every_operation_makes_a_sound_that_differs(sounds: Path, tmp_path: Path) -> None:
+    assert postprocess.main([str(sounds), str(tmp_path), "--limit", "2", "--severities", "2", "--workers", "2"]) == 0
+    manifest = pd.read_csv(tmp_path / "manifest.csv")
+    assert set(manifest["operation"]) == set(load_ladder(AUDIO).operations)
+    assert manifest.groupby("operation")["label"].nunique().eq(2).all(), "both classes alike"
+    read = AudioPreparation().read
+    for label, rows in manifest.groupby("label"):
+        plain = read(str(tmp_path / rows.set_index("operation").loc["none", "file"])).samples
+        for row in rows.itertuples():
+            samples = read(str(tmp_path / row.file)).samples
+            assert len(samples) > RATE // 2 and np.abs(samples).max() > 0.01, (label, row.operation)
+            same = len(samples) == len(plain) and np.allclose(samples, plain, atol=1e-3)
+            assert same == (row.operation in ("none", "found")) or row.operation == "found", row.operation
+
+
+def test_the_page_shows_where_in_time_the_score_lies() -> None:
+    from debug.voices import VOICES, speak
+    from model.audio.reading import Sound
+
+    quiet_then_loud = np.concatenate([0.3 * speak(VOICES[0], 2.0, RATE, 1), speak(VOICES[0], 2.0, RATE, 2)])
+    look = study_sound(Sound(quiet_then_loud, RATE, len(quiet_then_loud), 4.0), Loudness())  # type: ignore[arg-type]
+    assert look.starts.tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert look.scores[:2].max() < look.scores[2:].min()
+    section = "".join(sound_section(look, "pristine", "generated"))
+    assert "4 windows of 1 s" in section and "blue for pristine" in section and 'alt="Waveform' in section
+
+
+def test_a_spectrogram_shows_a_tone_where_it_is() -> None:
+    time = np.arange(RATE) / RATE
+    tone = np.sin(2 * np.pi * 1000 * time).astype(np.float32)
+    levels = spectrogram(tone)
+    assert levels.max() == pytest.approx(0.0)
+    assert levels.shape[0] == 257 and (levels.argmax(axis=0) == 32).all(), "1 kHz is bin 32 of 31.25 Hz"
+    assert spectrogram(np.zeros(10, np.float32)).shape == (257, 1)
+    low, high = envelope(tone, 10)
+    assert low == pytest.approx(-1, abs=0.01) and high == pytest.approx(1, abs=0.01)
+
+
+def test_a_report_shows_spectrograms_of_the_worst(sounds: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "clips"
+    make_sound_folder(broken)
+    (broken / "pristine" / "radio" / "broken.mp3").write_bytes(b"no sound")
+    rows = labelled.build_dataset(broken, tmp_path / "set")
+    submission = pd.DataFrame({"id": [row.id for row in rows], "time": 0.1})  # everything wrong
+    submission["pred"] = ["pristine" if row.record.generated else "generated" for row in rows]
+    submission["score"] = [-2.0 if row.record.generated else 2.0 for row in rows]
+    submission.loc[[row.record.path.name == "broken.mp3" for row in rows], "score"] = np.nan
+    submission.to_csv(tmp_path / "submission.csv", index=False)
+    files = [str(tmp_path / "set" / "solution.csv"), str(tmp_path / "submission.csv")]
+    options = ["--key", str(tmp_path / "set" / "key.csv"), "--dataset", str(tmp_path / "set" / "dataset")]
+    assert report([*files, *options, "--output", str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count('alt="Spectrogram of 1.0 s."') == sum(map(len, SOURCES.values()))
+    assert "Worst mistakes: pristine clips taken for generated" in text
+    assert "InvalidDataError" in text
