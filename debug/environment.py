@@ -12,8 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# What the organisers install where there is no requirements.txt. Their list also names `sklearn`, which never installs.
-DEFAULT_PACKAGES = ("torch", "torchvision", "av", "pandas", "tqdm", "datasets", "pytorch_lightning", "torchmetrics")
+# What the organisers install where there is no requirements.txt. The list for video also names `sklearn`, which never
+# installs; the one for audio does not name `datasets`, which their example imports. There NumPy is of version 1.
+DEFAULT_PACKAGES = {
+    "video": ("torch", "torchvision", "av", "pandas", "tqdm", "datasets", "pytorch_lightning", "torchmetrics"),
+    "audio": (
+        "onnxruntime-gpu==1.18.0", "av==14.2.0", "torchaudio==2.4.0", "torch==2.4.0", "transformers==4.44.1", "h5py",
+        "webrtcvad", "scipy", "soundfile==0.13.1", "librosa==0.10.2", "omegaconf", "hydra-core", "numpy<2", "datasets",
+    ),
+}  # fmt: skip
 ENVIRONMENTS = ("requirements", "default", "current")
 _STAMP = "complete"  # written last: an environment whose building was interrupted is built again
 _LARGE = re.compile(r"Downloading (\S+) \((\d{3,}(?:\.\d+)? MB|[\d.]+ GB)\)")
@@ -24,12 +31,13 @@ class BuildError(Exception):
 
 
 def get_interpreter(
-    kind: str, requirements: str | None, python: str, cache_dir: Path, say: Callable[[str], None]
-) -> Path:
+    kind: str, requirements: str | None, python: str, cache_dir: Path, say: Callable[[str], None],
+    modality: str = "video",
+) -> Path:  # fmt: skip
     """The interpreter of an environment of this kind, built if it is not in the cache.
 
-    kind: `requirements` (the text of requirements.txt, or None), `default` (the organisers' list) or `current`
-    (`python` itself). python: the interpreter to build on. say: takes progress lines. Raises: BuildError.
+    kind: `requirements` (the text of requirements.txt, or None), `default` (the organisers' list for the modality) or
+    `current` (`python` itself). python: the interpreter to build on. say: takes progress lines. Raises: BuildError.
     """
     if kind == "current":
         return Path(shutil.which(python) or python).absolute()
@@ -42,7 +50,8 @@ def get_interpreter(
         # As theirs, the runner takes the file alone, and drops lines that start with a single dash.
         requirements = "\n".join(line for line in requirements.splitlines() if not re.match(r"-(?!-)", line)) + "\n"
     else:
-        requirements = "\n".join(DEFAULT_PACKAGES) + "\n"
+        requirements = "\n".join(DEFAULT_PACKAGES[modality]) + "\n"
+        kind = "default" if modality == "video" else f"default-{modality}"
     digest = hashlib.sha256(requirements.encode()).hexdigest()[:12]
     prefix = f"{kind}-py{version}-"
     folder = cache_dir / f"{prefix}{digest}"

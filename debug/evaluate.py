@@ -155,7 +155,9 @@ def evaluate(options: argparse.Namespace) -> int:
     out.mkdir(parents=True)
     with step(1, f"environment: {options.environment}"):
         requirements = read_requirements(options.repository, working_tree=options.working_tree)
-        interpreter = get_interpreter(options.environment, requirements, options.python, options.cache, say)
+        interpreter = get_interpreter(
+            options.environment, requirements, options.python, options.cache, say, options.modality or "video"
+        )
         pyseccomp = get_pyseccomp(interpreter, options.cache, say)
     with step(2, "dataset"):
         if options.data_dir is None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from debug import environment, evaluate
+from debug import check_submission, environment, evaluate
 from debug.check_submission import check_result
 from debug.environment import BuildError, get_interpreter, get_pyseccomp
+from model.modality import MODALITIES
 
 SOLUTION = "id,pred,source,split\na,generated,g1,public\nb,generated,g2,private\nc,real,r1,public\nd,real,r2,private\n"
 HEADER = "id,pred,score\n"
@@ -260,7 +261,8 @@ def test_environments_that_cannot_be(tmp_path: Path) -> None:
     assert get_interpreter("current", None, sys.executable, tmp_path, print) == Path(sys.executable)
 
 
-def test_default_list_is_the_organisers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("modality", environment.DEFAULT_PACKAGES)
+def test_default_list_is_the_organisers(modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(environment, "_run", lambda _command, _what: "3.11\n")
     monkeypatch.setattr(
@@ -268,9 +270,34 @@ def test_default_list_is_the_organisers(tmp_path: Path, monkeypatch: pytest.Monk
         "pip_install",
         lambda _command, folder, _say: asked.append((folder / "requirements.txt").read_text()),
     )
-    get_interpreter("default", "ignored==1\n", sys.executable, tmp_path / "cache", print)
-    assert asked[0].split() == [*environment.DEFAULT_PACKAGES]
+    get_interpreter("default", "ignored==1\n", sys.executable, tmp_path / "cache", print, modality)
+    assert asked[0].split() == [*environment.DEFAULT_PACKAGES[modality]]
     assert {"decord", "timm", "safetensors", "ignored"}.isdisjoint(asked[0].split())
+
+
+def test_names_of_the_challenges_are_the_models() -> None:
+    """debug.evaluate starts without NumPy, so it cannot ask model.modality."""
+    assert {name: modality.genuine for name, modality in MODALITIES.items()} == check_submission.GENUINE
+    for name, modality in MODALITIES.items():
+        assert all(("time" in columns) or not modality.with_time for columns in check_submission.COLUMNS[name])
+    spoken = [{"id": "a", "pred": "pristine", "source": "x", "split": "public"}]
+    assert check_submission.find_modality(spoken) == "audio"
+
+
+@pytest.mark.parametrize(
+    ("text", "passed"),
+    [
+        ("id,pred,score,time\na,pristine,-1.5,0.1\n", True),
+        ("id,pred,score\na,pristine,-1.5\n", False),  # the challenge asks for the time
+        ("id,pred,score,time\na,real,-1.5,0.1\n", False),
+        ("id,pred,score,time\na,pristine,1.5,0.1\n", False),
+    ],
+)
+def test_a_submission_for_speech_is_checked_by_its_own_rules(text: str, passed: bool, tmp_path: Path) -> None:
+    (tmp_path / "submission.csv").write_text(text)
+    solution = [{"id": "a", "pred": "pristine", "source": "x", "split": "public"}]
+    checks = check_submission.check_result(tmp_path / "submission.csv", solution, "audio")
+    assert all(check.passed for check in checks) == passed
 
 
 def test_pyseccomp_is_not_fetched_where_it_is(tmp_path: Path) -> None:
@@ -288,7 +315,7 @@ def test_the_dockerfile_says_the_same(repository: Path) -> None:
     """It cannot run here; its options and its package list are at least those of this module."""
     text = (repository / "debug" / "Dockerfile").read_text()
     assert "FROM nvidia/cuda:12.6.2-cudnn-runtime-ubuntu24.04\n" in text
-    assert " ".join(environment.DEFAULT_PACKAGES) in text
+    assert " ".join(environment.DEFAULT_PACKAGES["video"]) in text
     (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", text.replace("\\\n", ""), flags=re.MULTILINE)
     _python, _m, module, *arguments = json.loads(entry)
     assert module == "debug.evaluate"
