@@ -72,6 +72,7 @@ def test_repeated_rows_have_ids_of_their_own(tmp_path: Path) -> None:
     assert [row.media for row in rows[:3]] == [b"one", b"two", b"one"]
 
 
+@pytest.mark.long
 def test_the_benchmark_runs_on_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

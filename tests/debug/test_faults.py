@@ -66,6 +66,7 @@ def test_killed_runs_leave_complete_files(tmp_path):
     assert outcome.complete_files + outcome.before_file == len(STAGES)
 
 
+@pytest.mark.long
 def test_killed_scripts_leave_complete_files(tmp_path):
     """The whole of script.py, with its weights; a file that has some scores and not all is what a time-out leaves."""
     outcome = kill_scripts(tmp_path, MATERIAL, kills=2, seed=1, clips=16, stages=("first scores", "write"))
