@@ -1,10 +1,10 @@
-"""Linear-frequency cepstra, and how a clip's frames differ from what all clips have in common: a Fisher vector.
+"""Mel-frequency cepstra, and how a clip's frames differ from what all clips have in common: a Fisher vector.
 
-The front end of ASVspoof's baseline: 60 bands of equal width, 30 cepstral coefficients with first and second
-derivatives. Each frame is projected on principal components and compared with a Gaussian mixture of the frames of all
-clips; the gradient of its log-likelihood, by each Gaussian's mean and variance, summed over time, is the clip's vector
-(Perronnin, Sánchez and Mensink 2010). So vowels are compared with vowels and pauses with pauses. Nothing above 7.4 kHz
-is looked at, where resampling leaves its mark.
+Bands of equal width on the mel scale, 30 cepstral coefficients less their mean over the window, so that a microphone's
+response is taken off, with first and second derivatives. Each frame is projected on principal components and compared
+with a Gaussian mixture of the frames of all clips; the gradient of its log-likelihood, by each Gaussian's mean and
+variance, summed over time, is the clip's vector (Perronnin, Sánchez and Mensink 2010). So vowels are compared with
+vowels and pauses with pauses. Nothing above 7.4 kHz is looked at, where resampling leaves its mark.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SAMPLE_RATE = 16_000
 class CepstraArchitecture(TypedDict):
     """Size of the front end and of the mixture."""
 
-    bands: int
+    bands: int  # on the mel scale; those narrower than a bin of the spectrum are joined
     coefficients: int  # a third of a frame's numbers; the others are its first and second derivatives
     top_hertz: float  # nothing above is looked at
     components: int  # principal, of a frame
@@ -41,8 +41,8 @@ class CepstralFrames(nn.Module):
 
     def __init__(self, *, bands: int, coefficients: int, top_hertz: float) -> None:
         super().__init__()
-        top = int(_FFT_SIZE / SAMPLE_RATE * top_hertz)
-        edges = 1 + np.linspace(0, top, bands + 1).astype(int)  # without the constant part
+        edges = _band_edges(bands, top_hertz)
+        bands = len(edges) - 1
         sums = np.zeros((_FFT_SIZE // 2 + 1, bands))
         for band, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
             sums[start:end, band] = 1
@@ -57,8 +57,15 @@ class CepstralFrames(nn.Module):
         spectrum = torch.fft.rfft(samples.unfold(-1, _FFT_SIZE, _HOP) * self.window)
         power = spectrum.real.square() + spectrum.imag.square()  # (B, T, F)
         cepstra = (power @ self.sums + _FLOOR).log() @ self.cosines
+        cepstra = cepstra - cepstra.mean(dim=1, keepdim=True)
         first = torch.gradient(cepstra, dim=1)[0]
         return torch.cat([cepstra, first, torch.gradient(first, dim=1)[0]], dim=-1)
+
+
+def _band_edges(bands: int, top_hertz: float) -> np.ndarray:
+    """Bins of the spectrum where bands begin, and where the last one ends; without the constant part."""
+    hertz = 700 * np.expm1(np.linspace(0, np.log1p(top_hertz / 700), bands + 1))
+    return 1 + np.unique((hertz * _FFT_SIZE / SAMPLE_RATE).astype(int))
 
 
 class FisherVectors(nn.Module):

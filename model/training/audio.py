@@ -1,4 +1,4 @@
-"""How the speech detector is made: Whisper's early blocks and cepstra hear windows, three heads decide."""
+"""How the speech detector is made: Whisper's early blocks and cepstra hear windows, two heads decide."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ from .recipe import AS_FOUND, Container, Extractor, Recipe, code_version
 VIEWS = ViewConfig()  # in the manifest; a labelled clip has one window
 SPEECH_SIZE: SpeechArchitecture = {"width": 512, "heads": 8, "blocks": 3}
 CEPSTRA_SIZE: CepstraArchitecture = {
-    "bands": 60, "coefficients": 30, "top_hertz": 7400.0, "components": 60, "gaussians": 32,
+    "bands": 70, "coefficients": 30, "top_hertz": 7400.0, "components": 60, "gaussians": 32,
 }  # fmt: skip
 HEADS: dict[str, KernelFit | LinearFit] = {
-    "statistics": LinearFit((SPEECH,)),
-    "places": KernelFit((SPEECH,), num_components=256, penalty=3.0),
-    "vectors": LinearFit((CEPSTRA,)),
+    "statistics": LinearFit((SPEECH,), penalty=0.3),
+    "vectors": LinearFit((CEPSTRA,), penalty=0.3),
 }
 PREPARATION = AudioPreparation(LimitsConfig(), replace(VIEWS, max_windows=1))
 _NETWORK_FILES = ("cepstra.py", "detector.py", "speech.py")  # of model/audio; all others decide what windows hold
