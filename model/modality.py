@@ -37,35 +37,19 @@ class Modality:
         return self.genuine, GENERATED
 
 
+def _suffixes(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
 VIDEO = Modality(
     name="video",
     column_type="Video",
     column_names=("video", "video_bytes", "clip", "mp4", "webm", "mov", "avi", "mkv", "movie", "footage"),
-    suffixes=frozenset(
-        {
-            ".mp4",
-            ".m4v",
-            ".mov",
-            ".webm",
-            ".mkv",
-            ".avi",
-            ".ts",
-            ".mts",
-            ".m2ts",
-            ".mpg",
-            ".mpeg",
-            ".wmv",
-            ".asf",
-            ".flv",
-            ".f4v",
-            ".3gp",
-            ".ogv",
-            ".gif",
-            ".y4m",
-            ".mxf",
-            ".vob",
-        }
-    ),  # fmt: skip
+    suffixes=_suffixes(
+        ".mp4 .m4v .mp4v .mov .qt .insv .lrv .webm .mkv .mk3d .avi .divx .xvid .ts .mts .m2ts .m2t .mpg .mpeg"
+        " .mpe .mpv .m1v .m2v .vob .wmv .asf .dvr-ms .flv .f4v .3gp .3gpp .3g2 .3gp2 .ogv .ogm .gif .apng .y4m"
+        " .mxf .dv .rm .rmvb .ivf .obu .nut .wtv .mjpeg .mjpg .h264 .264 .avc .h265 .265 .hevc .h263 .h261"
+    ),
     genuine="real",
     with_time=False,
 )
@@ -73,24 +57,10 @@ AUDIO = Modality(
     name="audio",
     column_type="Audio",
     column_names=("audio", "audio_bytes", "speech", "sound", "wav", "flac", "mp3", "ogg", "m4a", "opus", "recording"),
-    suffixes=frozenset(
-        {
-            ".wav",
-            ".flac",
-            ".mp3",
-            ".ogg",
-            ".oga",
-            ".opus",
-            ".m4a",
-            ".aac",
-            ".wma",
-            ".amr",
-            ".aif",
-            ".aiff",
-            ".au",
-            ".caf",
-        }
-    ),  # fmt: skip
+    suffixes=_suffixes(
+        ".wav .flac .mp3 .mp2 .ogg .oga .opus .spx .m4a .m4b .mka .weba .aac .wma .amr .aif .aiff .aifc .au .snd"
+        " .caf .w64 .rf64 .sph .wv .tta .ac3 .eac3 .dts .gsm .voc"
+    ),
     genuine="pristine",
     with_time=True,
 )
