@@ -1,4 +1,6 @@
-"""Tell AI-generated video from real video: reads a dataset, writes submission.csv. See README.md.
+"""Tell AI-generated video from real video, and machine speech from human speech. See README.md.
+
+Reads a dataset and writes submission.csv, or prints what it thinks of single files.
 
 Needs no arguments in the challenge: the dataset is at /tmp/data, the result goes to the working directory.
 """
@@ -7,17 +9,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from model.rows.sources import ClipDataset
+    from model.rows.submission import ResultFile
     from model.run.pipeline import RunStats
     from model.run.scoring import BatchScorer
 
@@ -33,47 +37,67 @@ DEFAULT_DATASET = "/tmp/data"
 log = logging.getLogger("script")
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "videos",
-        nargs="*",
-        type=Path,
-        metavar="VIDEO",
-        help="files or folders: prints verdict and score of each",
+        "files", nargs="*", metavar="FILE", help="video or sound files, or folders: prints verdict and score of each"
     )
-    parser.add_argument("--html", type=Path, metavar="PAGE", help="with VIDEO: write a page that shows the evidence")
-    parser.add_argument(
+    single = parser.add_argument_group("with FILE")
+    single.add_argument("--html", type=Path, metavar="PAGE", help="write a page that shows the evidence (videos)")
+    single.add_argument("--json", action="store_true", help="print a JSON object a file instead of a line")
+    rows = parser.add_argument_group("without FILE: a dataset, or a folder of one's own, into a result file")
+    rows.add_argument(
         "--dataset",
-        default=os.environ.get("DATASET_PATH", DEFAULT_DATASET),
-        help=f"dataset folder (parquet, webdataset, video folder, save_to_disk), or any folder of videos;"
+        help="dataset folder (parquet, webdataset, folder with metadata, save_to_disk), or any folder of files;"
         f" default: $DATASET_PATH, else {DEFAULT_DATASET}",
     )
-    parser.add_argument("--output", type=Path, default=Path("submission.csv"), help="result file; default: %(default)s")
-    parser.add_argument("--weights", type=Path, default=REPOSITORY / "weights/video", help="folder with manifest.json")
-    parser.add_argument("--device", help="torch device, e.g. cuda, cuda:1, cpu; default: CUDA if there is one")
-    parser.add_argument(
-        "--batch-size", type=int, default=0, metavar="N", help="views per batch; default: by free memory"
+    rows.add_argument(
+        "--output", type=Path, default=Path("submission.csv"), help="result file, .csv or .jsonl; default: %(default)s"
     )
+    rows.add_argument(
+        "--columns",
+        choices=("challenge", "detailed"),
+        help="id,pred,score, or reason, duration and more beside them; default: detailed for a plain folder that"
+        " --dataset names, else challenge",
+    )
+    earlier = rows.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on with the result file that is there")
+    earlier.add_argument("--overwrite", action="store_true", help="replace a result file that holds scores")
+    rows.add_argument("--workers", type=int, default=0, metavar="N", help="decode processes; default: one per core")
+    rows.add_argument("--batch-size", type=int, default=0, metavar="N", help="views per batch; default: by free memory")
+    rows.add_argument("--time", action="store_true", help="add the column `time`: seconds per example")
+    rows.add_argument("--stats", type=Path, metavar="FILE", help="write counts, seconds by stage and reasons as JSON")
+    parser.add_argument("--modality", choices=("video", "audio"), help="default: told by the columns, or the names")
+    parser.add_argument("--weights", type=Path, help="folder with manifest.json; default: weights/MODALITY")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: CUDA if there is one")
     parser.add_argument(
         "--precision",
         choices=("auto", "bfloat16", "float32"),
         default="auto",
         help="of the networks on a CPU; default: bfloat16 where it has units for it, which moves scores by up to 0.05",
     )
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="decode processes; default: one per core")
-    parser.add_argument("--time", action="store_true", help="add the column `time`: seconds per example")
-    parser.add_argument("--stats", type=Path, metavar="FILE", help="write counts, seconds by stage and reasons as JSON")
-    parser.add_argument("--strict", action="store_true", help="exit with 3 if any row could not be scored")
+    parser.add_argument(
+        "--prior",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="share of generated files, for probabilities; default: 1/2",
+    )
+    parser.add_argument("--strict", action="store_true", help="exit with 3 if any file could not be scored")
     options = parser.parse_args(arguments)
-    if options.html and not options.videos:
-        parser.error("--html shows single videos: name them, e.g. script.py clip.mp4 --html clip.html")
+    options.challenge = not arguments  # as the evaluation calls: nothing may keep it from writing its file
+    if (options.html or options.json) and not options.files:
+        parser.error("--html and --json are for single files: name them, e.g. script.py clip.mp4 --html clip.html")
+    if options.html and options.json:
+        parser.error("give --html or --json, not both")
+    if not 0 < options.prior < 1:
+        parser.error(f"--prior is {options.prior:g}; it must be between 0 and 1, as the share of generated files is")
     return options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 the result is not on disk, 2 cannot start, 3 --strict and a row fell back."""
-    options = parse_arguments(arguments)
+    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGINT, terminate)
@@ -86,7 +110,20 @@ def main(arguments: list[str] | None = None) -> int:
         from model import wheels
 
         wheels.ensure()  # before anything that needs them; does nothing where requirements.txt was installed
-        return look_at_videos(options) if options.videos else score_dataset(options)
+        from model.rows.sources import DatasetError
+        from model.rows.submission import ResultError
+        from model.run.inputs import InputError, OutputError
+        from model.run.parts import DeviceError
+        from model.weights import WeightsError
+
+        try:
+            return look_at_files(options) if options.files else score_dataset(options)
+        except OutputError as error:
+            log.error("%s", error)
+            return 1
+        except (DatasetError, DeviceError, InputError, ResultError, WeightsError) as error:
+            log.error("%s", error)
+            return 2
 
 
 def terminate(number: int, _frame: object) -> None:
@@ -110,64 +147,129 @@ def exit_put_off() -> Iterator[None]:
         sys.exit(128 + _ending[0])
 
 
-def look_at_videos(options: argparse.Namespace) -> int:
-    """Print the verdict of each video named, and write the page if one is asked for. Returns the exit code."""
-    with exit_put_off():
-        from debug.inspect_video import inspect
-        from model.run.scoring import choose_device
-        from model.video.detector import load_detector
-        from model.weights import WeightsError
+def look_at_files(options: argparse.Namespace) -> int:
+    """Print the verdict of each file named, and write the page if one is asked for. Returns the exit code."""
+    from model.modality import MODALITIES, VIDEO
+    from model.run.inputs import check_output, describe, find_files
+    from model.run.parts import check_device, default_weights, modality_of_weights
+    from model.run.words import verdict_json, verdict_line
 
-    try:
-        detector = load_detector(options.weights, choose_device(options.device), options.precision)
-        verdicts = inspect(options.videos, detector, page=options.html)
-    except (WeightsError, FileNotFoundError) as error:
-        log.error("%s", error)
-        return 2
-    return 3 if options.strict and any(verdict.score is None for verdict in verdicts) else 0
+    named = options.modality or (options.weights and modality_of_weights(options.weights))
+    modality = MODALITIES[named] if named else VIDEO if options.html else None
+    found = find_files(options.files, modality)
+    if options.html:
+        from debug.inspect_video import inspect_files, require_matplotlib
+
+        require_matplotlib()
+        check_output(options.html)
+    with exit_put_off():
+        check_device(options.device)
+        from model.run.files import FileDetector
+        from model.run.scoring import choose_device
+    if found.left_out:
+        log.info("left out of the folders named: %s", describe(found.left_out))
+    if options.html:
+        weights = options.weights or default_weights(VIDEO)
+        verdicts = inspect_files(found.files, weights, choose_device(options.device), page=options.html)
+        return 3 if options.strict and any(verdict.score is None for verdict in verdicts) else 0
+    unscored = 0
+    name = modality.name if modality else None
+    with FileDetector(name, weights=options.weights, device=options.device, precision=options.precision) as detector:
+        for file in found.files:
+            verdict, kind = detector.score(file), detector.modality_of(file)
+            unscored += verdict.score is None
+            if options.json:
+                print(json.dumps(verdict_json(str(file), verdict, kind, prior=options.prior)), flush=True)
+            else:
+                print(verdict_line(str(file), verdict, kind, prior=options.prior), flush=True)
+    return 3 if options.strict and unscored else 0
 
 
 def score_dataset(options: argparse.Namespace) -> int:
     """Read, score, write. Returns the exit code."""
-    from model.config import LimitsConfig, PipelineConfig, SamplingConfig
-    from model.rows.dataset import DatasetError, open_dataset
-    from model.rows.submission import ResultFile
-    from model.weights import WeightsError, load_manifest
+    from model.config import PipelineConfig
+    from model.modality import MODALITIES
+    from model.rows.dataset import open_dataset
+    from model.run.inputs import InputError, describe
+    from model.run.parts import default_weights, load_preparation
 
+    if not options.challenge:
+        check_before(options)
     try:
         config = PipelineConfig(workers=options.workers, batch_views=options.batch_size)
-        dataset = open_dataset(options.dataset)
-        result = ResultFile(options.output, dataset.ids, with_time=options.time, write_seconds=config.write_seconds)
-        written = result.write()  # complete from the first seconds; scores replace the placeholders as they come
-        log.info("%s; %s", dataset.description, f"every id is in {options.output}" if written else "no file yet")
-        manifest = load_manifest(options.weights)
-    except (DatasetError, WeightsError, ValueError) as error:
-        log.error("%s", error)
-        return 2
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    path = options.dataset or os.environ.get("DATASET_PATH") or DEFAULT_DATASET
+    dataset = open_dataset(path, MODALITIES[options.modality] if options.modality else None)
+    result, done = open_result(dataset, options, write_seconds=config.write_seconds)
+    written = result.write()  # complete from the first seconds; scores replace the placeholders as they come
+    log.info("%s; %s", dataset.description, f"every id is in {options.output}" if written else "no file yet")
+    log.info("scored as %s", dataset.modality.name)
+    if done:
+        log.info("%d of them have a score already", len(done))
+    if dataset.left_out:
+        log.info("left out: %s", describe(dataset.left_out))
+    weights = options.weights or default_weights(dataset.modality)
+    preparation = load_preparation(dataset.modality, weights)
 
     from model.run.pipeline import RunStats, run
-    from model.video.prepare import VideoPreparation
 
     def build_scorer() -> BatchScorer:
         with exit_put_off():
+            from model.run.parts import load_detector
             from model.run.scoring import BatchScorer, choose_device
-            from model.video.detector import load_detector
 
-            device = choose_device(options.device)
-            load = partial(load_detector, precision=options.precision)
-            return BatchScorer(lambda on: load(options.weights, on), device, batch_views=config.batch_views)
+            return BatchScorer(
+                lambda device: load_detector(dataset.modality, weights, device, options.precision),
+                choose_device(options.device),
+                batch_views=config.batch_views,
+            )
 
-    stats = RunStats(rows=len(result))
+    waiting = dataset.without(done)
+    stats = RunStats(rows=len(waiting.ids))
     try:
-        preparation = VideoPreparation(SamplingConfig(), LimitsConfig(), manifest.views)
-        run(dataset, result, preparation, build_scorer, config=config, stats=stats)
-    except WeightsError as error:
-        log.error("%s", error)
-        return 2
+        if waiting.ids:
+            run(waiting, result, preparation, build_scorer, config=config, stats=stats)
     finally:
         written = result.write()
         write_stats(stats, options.stats)
-    return report(stats, options, written)
+    return report(stats, dataset.modality.genuine, options, written)
+
+
+def check_before(options: argparse.Namespace) -> None:
+    """What can be told before the run. Raises: InputError, OutputError, DeviceError."""
+    from model.run.inputs import check_folder, check_output
+    from model.run.parts import check_device
+
+    if options.dataset:
+        check_folder(options.dataset)
+    check_output(options.output)
+    if options.stats:
+        check_output(options.stats)
+    with exit_put_off():
+        check_device(options.device)
+
+
+def open_result(
+    dataset: ClipDataset, options: argparse.Namespace, *, write_seconds: float
+) -> tuple[ResultFile, set[str]]:
+    """The result file, and the ids that need no more work. Raises: ResultError: scores that are there would be lost."""
+    from model.rows.submission import ResultError, ResultFile, count_scores, read_results
+
+    own = options.dataset is not None and dataset.left_out is not None
+    result = ResultFile(
+        options.output, dataset.ids, dataset.modality, with_time=options.time,
+        detailed=options.columns == "detailed" if options.columns else own,
+        prior=options.prior, write_seconds=write_seconds,
+    )  # fmt: skip
+    if options.resume and options.output.exists():
+        return result, result.resume(read_results(options.output))
+    if not options.challenge and not options.overwrite and (scores := count_scores(options.output)):
+        raise ResultError(
+            f"{options.output} holds {scores} scores: --resume goes on with it, --overwrite starts afresh,"
+            " --output names another file"
+        )
+    return result, set()
 
 
 def write_stats(stats: RunStats, path: Path | None) -> None:
@@ -179,7 +281,7 @@ def write_stats(stats: RunStats, path: Path | None) -> None:
             log.error("cannot write %s: %s", path, error.strerror)
 
 
-def report(stats: RunStats, options: argparse.Namespace, written: bool) -> int:
+def report(stats: RunStats, genuine: str, options: argparse.Namespace, written: bool) -> int:
     """Log the last lines: how many rows, how many fell back and why, where the file is."""
     for reason, rows in stats.fallbacks.most_common(20):
         log.warning("%d not scored: %s", rows, reason)
@@ -187,6 +289,10 @@ def report(stats: RunStats, options: argparse.Namespace, written: bool) -> int:
         "%d rows: %d scored (%d of them salvaged), %d fell back; %.1f s, %.2f clips/s",
         stats.rows, stats.scored, stats.salvaged, stats.unscored, stats.wall_seconds,
         stats.rows / max(stats.wall_seconds, 1e-9),
+    )  # fmt: skip
+    log.info(
+        "%d generated, %d %s; %d of these are inconclusive: neither side is three times as likely",
+        stats.generated, stats.scored - stats.generated, genuine, stats.inconclusive,
     )  # fmt: skip
     log.info("%s %s", "wrote" if written else "COULD NOT WRITE", options.output.absolute())
     if not written:

@@ -1,1 +1,39 @@
-"""Tells AI-generated video from real video; see README.md."""
+"""Tells AI-generated video from real video, and machine speech from human speech; see README.md.
+
+from model import load_detector
+print(load_detector().score("clip.mp4"))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from .run.files import FileDetector
+    from .verdict import Verdict
+
+__all__ = ["Verdict", "load_detector"]  # importing this package imports nothing else
+
+
+def load_detector(
+    modality: str | None = None, *, weights: str | PathLike[str] | None = None, device: str | None = None
+) -> FileDetector:
+    """A detector of single files, each decoded in a process of its own.
+
+    modality: "video" or "audio"; None: by each file's suffix, video where that does not tell; loaded at its first file.
+    weights: a folder with manifest.json; default: the repository's. device: "cpu", "cuda" or "cuda:N"; default: CUDA if
+    there is one. Raises: WeightsError (of `model.weights`); ValueError: no such modality or device.
+    """
+    from .run.files import FileDetector
+
+    return FileDetector(modality, weights=weights, device=device)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Verdict":
+        from .verdict import Verdict
+
+        return Verdict
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
+import logging
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import script
 from debug.sandbox import run_sandboxed
 from tests.clip_folder import make_clip_folder
 
@@ -76,7 +81,7 @@ def test_same_scores_with_other_batches_and_workers(
 ) -> None:
     output = tmp_path / "other.csv"
     command = _script(repository, "--dataset", clips, "--output", output, "--device", "cpu")
-    command += ["--batch-size", "5", "--workers", "1"]
+    command += ["--batch-size", "5", "--workers", "1", "--columns", "challenge"]
     done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     scores = {row["id"]: row["score"] for row in _read(output)}
@@ -141,7 +146,7 @@ def test_damaged_weights_still_leave_a_complete_file(clips: Path, repository: Pa
 def test_help_explains_the_options(repository: Path) -> None:
     done = subprocess.run(_script(repository, "--help"), capture_output=True, text=True)
     assert done.returncode == 0
-    for option in ("--dataset", "--output", "--device", "--batch-size", "--workers", "--time", "--strict"):
+    for option in ("--dataset", "--output", "--device", "--batch-size", "--workers", "--time", "--strict", "--resume"):
         assert option in done.stdout
 
 
@@ -151,8 +156,144 @@ def test_single_videos_are_told_and_no_file_is_written(clips: Path, repository: 
     done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     verdict, broken = (line for line in done.stdout.splitlines() if not line.startswith("wrote"))
-    assert verdict.split()[0] in {"generated", "real"}
+    assert verdict.split()[0] in {"generated", "real", "inconclusive"}
     assert str(video) in verdict
     assert broken.startswith("no score")
     assert "<figure><img" in (tmp_path / "page.html").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_single_files_as_json(clips: Path, repository: Path, tmp_path: Path) -> None:
+    command = _script(
+        repository, clips / "generated", clips / "empty.mp4", "--device", "cpu", "--json", "--prior", "0.1"
+    )
+    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["status"] for one in told] == ["scored"] * 6 + ["unreadable"]
+    assert told[-1]["score"] is None and "empty" in told[-1]["reason"]
+    for one in told[:-1]:
+        assert one["label"] == ("generated" if one["score"] > 0 else "real")
+        assert one["probability"] == pytest.approx(1 / (1 + 9 * math.exp(-one["score"])), abs=1e-3)
+        assert one["frames"] > 0 and one["duration"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_folder_of_one_s_own_survives_two_kills(clips: Path, repository: Path, tmp_path: Path) -> None:
+    """Mixed files, nested, with odd names: killed twice and resumed, the result is that of an undisturbed run."""
+    folder = tmp_path / "own"
+    shutil.copytree(clips, folder)
+    odd = folder / 'a, "b"' / "c\td é.mkv"
+    odd.parent.mkdir()
+    odd.write_bytes(next(clips.rglob("*.mkv")).read_bytes())
+    for name in ("notes.txt", "cover.png", "song.mp3"):
+        (folder / name).write_bytes(b"something else")
+    command = _script(repository, "--dataset", folder, "--device", "cpu")
+    undisturbed = subprocess.run(
+        [*command, "--output", tmp_path / "whole.csv", "--stats", tmp_path / "stats.json"],
+        cwd=tmp_path, env=_environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert "left out: 3 files (1 ." in undisturbed.stderr
+    stats = json.loads((tmp_path / "stats.json").read_text())
+    assert (stats["rows"], stats["scored"]) == (13, 11)
+    output = tmp_path / "scores.csv"
+    kept: dict[str, str] = {}
+    for kill in range(2):
+        process = subprocess.Popen(
+            [*command, "--output", output, "--resume"], cwd=tmp_path, env=_environment(), stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and len(_scores(output)) <= len(kept):
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        before, kept = kept, _scores(output)
+        assert len(kept) > len(before) and before.items() <= kept.items(), kill
+    refused = subprocess.run(
+        [*command, "--output", output], cwd=tmp_path, env=_environment(), capture_output=True, text=True
+    )
+    assert refused.returncode == 2 and f"{len(kept)} scores: --resume goes on with it" in refused.stderr
+    resumed = subprocess.run(
+        [*command, "--output", output, "--resume", "--stats", tmp_path / "rest.json"],
+        cwd=tmp_path, env=_environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads((tmp_path / "rest.json").read_text())["rows"] == 13 - len(kept), "nothing is scored twice"
+    assert kept.items() <= _scores(output).items()
+    rows, expected = _read(output), _read(tmp_path / "whole.csv")
+    assert list(rows[0]) == ["id", "pred", "score", "probability", "status", "reason", "seconds", "duration", "frames"]
+    for row, other in zip(rows, expected, strict=True):
+        assert float(row.pop("score") or 9) == pytest.approx(float(other.pop("score") or 9), abs=2e-3)
+        assert float(row.pop("probability") or 9) == pytest.approx(float(other.pop("probability") or 9), abs=2e-3)
+        assert float(row.pop("seconds")) > 0 < float(other.pop("seconds"))
+        assert row == other
+        assert row["status"] == "scored" or not row["pred"], "a file that cannot be read is not called real"
+
+
+def _scores(path: Path) -> dict[str, str]:
+    return {row["id"]: row["score"] for row in _read(path) if row["score"]} if path.exists() else {}
+
+
+def test_the_challenge_s_own_call_asks_nothing(repository: Path, clips: Path, tmp_path: Path) -> None:
+    """No options: an earlier file with scores is replaced at once, and a plain folder gives the contract's columns."""
+    (tmp_path / "data").mkdir()
+    for name in ("a.mkv", "b.mkv"):
+        (tmp_path / "data" / name).write_bytes(next(clips.rglob("*.mkv")).read_bytes())
+    (tmp_path / "submission.csv").write_text("id,pred,score\nother,real,-1.5\n")
+    environment = _environment(DATASET_PATH=str(tmp_path / "data"))
+    done = run_sandboxed(_script(repository), timeout=300, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    rows = _read(tmp_path / "submission.csv")
+    assert [row["id"] for row in rows] == ["a.mkv", "b.mkv"] and all(row["score"] for row in rows)
+    assert list(rows[0]) == ["id", "pred", "score"]
+
+
+def _within_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What script.main changes for its whole process stays as it is."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    monkeypatch.setenv("HF_HOME", os.environ.get("HF_HOME", ""))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["clip.mp4", "--device", "banana"], 2, "no device is called 'banana'; give cpu, cuda or cuda:N"),
+        (["--dataset", ".", "--device", "banana"], 2, "no device is called 'banana'"),
+        (["--dataset", ".", "--output", "absent/s.csv"], 1, "cannot write absent/s.csv: its folder does not exist"),
+        (["--dataset", ".", "--stats", "."], 1, "cannot write .: it is a folder; name a file"),
+        (["clip.mp4", "--html", "absent/p.html"], 1, "cannot write absent/p.html: its folder does not exist"),
+        (["absent.mp4"], 2, "absent.mp4 does not exist"),
+        (["https://example.org/clip.mp4"], 2, "is a URL, and nothing here uses the network: download the file first"),
+        (["--dataset", "s3://bucket/data"], 2, "is a URL, and nothing here uses the network: download the dataset"),
+        (["empty"], 2, "no video or audio file in empty: looked for names ending in"),
+        (["--dataset", "empty"], 2, "the dataset folder empty is empty"),
+        (["--dataset", ".", "--workers", "-1"], 2, "workers must be 0 (automatic) or more, got -1"),
+        (["--dataset", ".", "--output", "notes.csv"], 2, "notes.csv cannot be read as a result file"),
+    ],
+)  # fmt: skip
+def test_messages_before_a_run(
+    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """One plain line that names the thing and the remedy, before anything is scored or written."""
+    monkeypatch.chdir(tmp_path)
+    _within_this_process(monkeypatch)
+    (tmp_path / "clip.mp4").write_bytes(b"not looked at")
+    (tmp_path / "notes.csv").write_text("something else")
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.iterdir())
+    assert script.main(arguments) == code
+    [line] = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert message in line and "\n" not in line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_page_without_matplotlib(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after `pip install -r requirements.txt`."""
+    _within_this_process(monkeypatch)
+    monkeypatch.setattr("debug.inspect_video.find_spec", lambda name: None)
+    (tmp_path / "clip.mp4").write_bytes(b"not looked at")
+    assert script.main([str(tmp_path / "clip.mp4"), "--html", str(tmp_path / "page.html")]) == 2
+    assert "pip install matplotlib==" in caplog.text

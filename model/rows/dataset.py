@@ -17,7 +17,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -144,11 +144,14 @@ def _open_plain(folder: _Folder) -> ClipDataset:
             f" {' '.join(sorted(set().union(*(kind.suffixes for kind in wanted))))};"
             f" found {', '.join(file.name for file in folder.files[:5])}"
         )
-    return open_files(media, folder.root, chosen)
+    left_out = Counter(file.suffix.lower() or "no suffix" for file in set(folder.files).difference(media))
+    return open_files(media, folder.root, chosen, left_out=left_out)
 
 
-def open_files(files: list[Path], root: Path, modality: Modality = VIDEO) -> ClipDataset:
-    """A list of files; the id of each is its path relative to `root`."""
+def open_files(
+    files: list[Path], root: Path, modality: Modality = VIDEO, *, left_out: Mapping[str, int] | None = None
+) -> ClipDataset:
+    """A list of files; the id of each is its path relative to `root`. left_out: suffix -> other files there."""
     rows = [Row(file.relative_to(root).as_posix(), str(file.absolute())) for file in files]
 
     def part(chosen: list[Row]) -> ClipDataset:
@@ -158,7 +161,7 @@ def open_files(files: list[Path], root: Path, modality: Modality = VIDEO) -> Cli
     def cut(num_rows: int) -> list[ClipDataset]:
         return [part(rows[start : start + num_rows]) for start in range(0, len(rows), num_rows)]
 
-    return replace(part(rows), _cut=cut)
+    return replace(part(rows), _cut=cut, left_out=dict(left_out or {}))
 
 
 def _open_columns(folder: _Folder, files: Sequence[Path], kind: Callable[[str], Part]) -> ClipDataset:

@@ -43,6 +43,7 @@ class ClipDataset:
     _iterate: Callable[[], Iterator[Row]]
     modality: Modality = VIDEO  # what the rows hold
     numbered: bool = False  # the ids are numbers of rows
+    left_out: Mapping[str, int] | None = None  # of a plain folder: suffix -> files of other kinds; else None
     _cut: Callable[[int], list[ClipDataset]] | None = None
 
     def cut(self, num_rows: int) -> list[ClipDataset]:

@@ -22,10 +22,14 @@ _SHARDED = re.compile(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*\.[^/]*", re.IGNORECASE)
 def visible_files(root: Path) -> list[Path]:
     """Files below `root`, sorted by path, without hidden ones (.cache, .git) and those of __special__ folders."""
     files: list[Path] = []
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in os.walk(root, onerror=_log_unreadable):
         subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
         files.extend(Path(folder, name) for name in names if not name.startswith("."))
     return sorted(files, key=lambda file: file.relative_to(root).as_posix())
+
+
+def _log_unreadable(error: OSError) -> None:
+    log.error("cannot read the folder %s: %s; what it holds is left out", error.filename, error.strerror)
 
 
 def is_test_name(split: str) -> bool:

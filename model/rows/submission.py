@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..modality import GENERATED, VIDEO, Modality
+from ..verdict import REFUSED, SCORED, UNREADABLE, prior_log_odds, probability
 
 log = logging.getLogger(__name__)
 
 DETAILED_COLUMNS = ("id", "pred", "score", "probability", "status", "reason", "seconds", "duration", "frames")
-WAITING, SCORED, UNREADABLE, REFUSED = "waiting", "scored", "unreadable", "refused"  # of the column `status`
+WAITING = "waiting"  # of the column `status`, beside those of `verdict`
 _NEEDS_QUOTES = re.compile('[",\r\n]')
 _LARGEST_FIELD = 1 << 24  # characters of one CSV field that is read back
 
@@ -64,8 +65,6 @@ class ResultFile:
         """with_time: the column `time` also where the challenge does not ask for it. detailed: `DETAILED_COLUMNS`,
         in which a row without a score has no `pred`. prior: share of generated files, for `probability` alone.
         """
-        if not 0 < prior < 1:
-            raise ValueError(f"prior is {prior}; it must be between 0 and 1")
         self.path = path
         self._rows: dict[str, Result] = dict.fromkeys(ids, Result())
         if len(self._rows) != len(ids):
@@ -73,7 +72,8 @@ class ResultFile:
         self._genuine = modality.genuine
         self._with_time = with_time or modality.with_time
         self._detailed = detailed
-        self._prior_log_odds = math.log(prior / (1 - prior))
+        prior_log_odds(prior)  # raises for a value that is none
+        self._prior = prior
         self._write_seconds = write_seconds
         self._next_write = 0.0
         self._trouble = ""
@@ -176,11 +176,11 @@ class ResultFile:
         if not self._detailed:  # either label is right half of the time, on average over sources
             values: dict[str, object] = {"id": clip_id, "pred": pred, "score": score}
             return self._numbers(values | {"time": seconds} if self._with_time else values)
-        probability = None if row.score is None else f"{_probability(row.score + self._prior_log_odds):.6g}"
+        share = None if row.score is None else f"{probability(row.score, self._prior):.6g}"
         duration = row.duration_seconds
         known = duration is not None and math.isfinite(duration)
         return self._numbers(
-            {"id": clip_id, "pred": pred if scored else None, "score": score, "probability": probability}
+            {"id": clip_id, "pred": pred if scored else None, "score": score, "probability": share}
             | {"status": row.status, "reason": as_written(row.reason), "seconds": seconds}
             | {"duration": f"{duration:.3f}" if known else None, "frames": row.num_frames}
         )
@@ -233,11 +233,6 @@ def _result(row: Mapping[str, object]) -> Result:
 
 def _number(value: object) -> float | None:
     return None if value is None or value == "" else float(str(value))
-
-
-def _probability(log_odds: float) -> float:
-    """1 / (1 + exp(-x)), without overflow."""
-    return 1 / (1 + math.exp(-log_odds)) if log_odds > 0 else math.exp(log_odds) / (1 + math.exp(log_odds))
 
 
 def _is_json(path: Path) -> bool:

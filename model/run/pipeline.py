@@ -19,6 +19,7 @@ from ..config import PipelineConfig, available_cores
 from ..modality import Preparation
 from ..rows.dataset import ClipDataset
 from ..rows.submission import ResultFile
+from ..verdict import is_inconclusive
 from .pool import Crash, DecodedClip, DecodePool
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class RunStats:
 
     rows: int = 0
     scored: int = 0
+    generated: int = 0  # of these, with a score above 0
+    inconclusive: int = 0  # of these, with a score near 0
     salvaged: int = 0  # of these, with something lost on the way
     fallbacks: Counter[str] = field(default_factory=Counter)  # reason -> rows left unscored for it
     reasons: dict[str, str] = field(default_factory=dict)  # id -> why it has no score, or what was lost on the way
@@ -169,6 +172,8 @@ def _record(scored: Scored, clip: DecodedClip, result: ResultFile, stats: RunSta
         duration_seconds=clip.prepared.duration_seconds, num_frames=clip.prepared.num_frames,
     )  # fmt: skip
     stats.scored += 1
+    stats.generated += scored.score > 0
+    stats.inconclusive += is_inconclusive(scored.score)
 
 
 def _count(clip: DecodedClip, stats: RunStats) -> None:

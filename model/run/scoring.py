@@ -35,7 +35,7 @@ _CUDA_BATCH_LIMIT = 512
 _CUDA_BYTES_PER_VIEW = 48 << 20  # activations of one 224 px view in half precision, generously
 _CUDA_MEMORY_SHARE = 0.5  # of what is free
 _CUDA_START_ERRORS = (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError)  # a build without CUDA asserts
-_CLIP_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)  # what views of one clip can cause
+CLIP_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)  # what views of one clip can cause
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")  # also cuDNN's, cuBLAS's and the CPU's
 _CUDA_IN_FLIGHT = 2  # batches handed to the GPU before the oldest one's results are waited for
 
@@ -126,7 +126,7 @@ class BatchScorer:
         """Take one clip's content, uint8 (n,), as prepared; yields what became ready."""
         try:
             views = {kind: part for kind, part in self.detector.split(content).items() if len(part)}
-        except _CLIP_ERRORS as error:
+        except CLIP_ERRORS as error:
             log.error("the content of clip %s cannot be split: %s", clip_id, shortened(str(error)))
             yield Scored(clip_id, math.nan)
             return
@@ -149,7 +149,7 @@ class BatchScorer:
             clips = batches.pop(0)
             try:
                 self._in_flight.append(self._compute(clips))
-            except _CLIP_ERRORS as error:
+            except CLIP_ERRORS as error:
                 if len(clips) == 1:
                     log.error("the network fails on clip %s: %s", clips[0].id, shortened(str(error)))
                     yield from self._fetch_all()  # those before it come first
@@ -187,7 +187,7 @@ class BatchScorer:
     def _score(self, clip_id: str, features: Mapping[str, np.ndarray]) -> float:
         try:
             return self.detector.score(features)
-        except _CLIP_ERRORS as error:
+        except CLIP_ERRORS as error:
             log.error("no score from the network's features of clip %s: %s", clip_id, shortened(str(error)))
             return math.nan
 

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from ..config import LimitsConfig, SamplingConfig
 from ..modality import Prepared
+from ..weights import load_manifest
 from .reading import READERS, Clip, Reader, read_clip
-from .views import ViewConfig, cut_views, trim_bars
+from .views import BarConfig, ViewConfig, cut_views, trim_bars
+
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 1 << 20
+
+
+def load_preparation(weights: Path, limits: LimitsConfig | None = None) -> VideoPreparation:
+    """As the manifest in the folder `weights` says. Raises: WeightsError."""
+    manifest = load_manifest(weights)
+    return VideoPreparation(manifest.sampling, limits or LimitsConfig(), manifest.views, manifest.bars)
 
 
 @dataclass(frozen=True)
@@ -21,6 +34,7 @@ class VideoPreparation:
     sampling: SamplingConfig
     limits: LimitsConfig
     views: ViewConfig
+    bars: BarConfig = BarConfig()
     readers: Mapping[str, Reader] = field(default_factory=lambda: READERS)  # decoder name -> function, first to last
 
     @property
@@ -52,11 +66,58 @@ class VideoPreparation:
         if attempt is not None:
             decoders = decoders[attempt : attempt + 1]
         clip = read_clip(source, self.sampling, self.limits, decoders=decoders, readers=self.readers)
-        return replace(clip, runs=trim_bars(clip.runs))
+        return replace(clip, runs=trim_bars(clip.runs, self.bars))
 
     def cut(self, runs: Sequence[np.ndarray]) -> np.ndarray:
         """Views of frames that come from elsewhere, such as a processed copy: uint8 (max_bytes,).
 
         runs: uint8 RGB, (T_i, H, W, 3) each, with black bars if they have any.
         """
-        return cut_views(trim_bars(runs), self.views)
+        return cut_views(trim_bars(runs, self.bars), self.views)
+
+
+@dataclass(frozen=True)
+class FramesPreparation:
+    """A `modality.Preparation` whose content is the frames themselves, for `unpack_clip`: what a page shows."""
+
+    video: VideoPreparation
+
+    @property
+    def limits(self) -> LimitsConfig:
+        return self.video.limits
+
+    @property
+    def max_bytes(self) -> int:
+        return self.video.limits.max_decoded_bytes + _MAX_HEADER_BYTES
+
+    @property
+    def attempts(self) -> int:
+        return self.video.attempts
+
+    def __call__(self, source: bytes | str, attempt: int = 0) -> Prepared:
+        """Raises: VideoReadError."""
+        clip = self.video.read(source, attempt)
+        header = json.dumps(
+            {
+                "shapes": [run.shape for run in clip.runs],
+                "pts_seconds": [pts.tolist() for pts in clip.pts_seconds],
+                "decoder": clip.decoder,
+                "note": clip.note,
+                "duration_seconds": clip.duration_seconds,
+            }
+        ).encode()
+        parts = [np.frombuffer(len(header).to_bytes(_LENGTH_BYTES, "little") + header, np.uint8)]
+        return Prepared(np.concatenate([*parts, *(run.reshape(-1) for run in clip.runs)]), clip.decoder, clip.note)
+
+
+def unpack_clip(content: np.ndarray) -> Clip:
+    """Undo the packing of `FramesPreparation`. content: uint8 (n,). Raises: ValueError, KeyError: it is none."""
+    start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES].tobytes(), "little")
+    header = json.loads(content[_LENGTH_BYTES:start].tobytes())
+    runs = []
+    for shape in header["shapes"]:
+        size = math.prod(shape)
+        runs.append(content[start : start + size].reshape(shape))
+        start += size
+    stamps = tuple(np.array(pts, np.float64) for pts in header["pts_seconds"])
+    return Clip(tuple(runs), stamps, header["decoder"], header["note"], header["duration_seconds"])

@@ -1,0 +1,57 @@
+"""Files prepared one at a time, on demand, each in a worker process as in a run."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import queue
+import threading
+import weakref
+
+from ..config import PipelineConfig
+from ..modality import Preparation
+from ..rows.dataset import Row
+from .pool import DecodedClip, DecodePool
+
+
+class IsolatedPreparation:
+    """One worker process that lives until `close`, the end of a `with` block, or the end of the program.
+
+    Any thread may call it; files are taken one after the other.
+    """
+
+    def __init__(self, preparation: Preparation) -> None:
+        """Raises: RuntimeError: the system gives no threads."""
+        self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+        config = PipelineConfig(stall_seconds=math.inf)
+        pool = DecodePool(iter(self._rows.get, None), preparation, num_workers=1, pipeline=config).__enter__()
+        self._results = pool.results()
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._closer = weakref.finalize(self, _close, pool, self._rows)
+
+    def __call__(self, source: bytes | str) -> DecodedClip:
+        """source: the file's bytes, or its path. Raises: RuntimeError: it was closed."""
+        with self._lock:
+            number = str(next(self._numbers))
+            self._rows.put(Row(number, source))
+            while self._closer.alive:
+                clip = next(self._results)
+                if clip is not None and clip.id == number:  # another one: of a call that was interrupted
+                    return clip
+            raise RuntimeError("the detector was closed")
+
+    def close(self) -> None:
+        """End the worker process. Twice does no harm."""
+        self._closer()
+
+    def __enter__(self) -> IsolatedPreparation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _close(pool: DecodePool, rows: queue.SimpleQueue[Row | None]) -> None:
+    rows.put(None)
+    pool.__exit__()
