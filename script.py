@@ -158,7 +158,7 @@ def look_at_files(options: argparse.Namespace) -> int:
     modality = MODALITIES[named] if named else VIDEO if options.html else None
     found = find_files(options.files, modality)
     if options.html:
-        from debug.inspect_video import inspect_files, require_matplotlib
+        from debug.inspect_video import inspect, require_matplotlib
 
         require_matplotlib()
         check_output(options.html)
@@ -169,14 +169,18 @@ def look_at_files(options: argparse.Namespace) -> int:
     if found.left_out:
         log.info("left out of the folders named: %s", describe(found.left_out))
     if options.html:
-        weights = options.weights or default_weights(VIDEO)
-        verdicts = inspect_files(found.files, weights, choose_device(options.device), page=options.html)
+        from model.video.detector import load_detector
+
+        detector = load_detector(
+            options.weights or default_weights(VIDEO), choose_device(options.device), options.precision
+        )
+        verdicts = inspect(found.files, detector, page=options.html)
         return 3 if options.strict and any(verdict.score is None for verdict in verdicts) else 0
     unscored = 0
     name = modality.name if modality else None
-    with FileDetector(name, weights=options.weights, device=options.device, precision=options.precision) as detector:
+    with FileDetector(name, weights=options.weights, device=options.device, precision=options.precision) as files:
         for file in found.files:
-            verdict, kind = detector.score(file), detector.modality_of(file)
+            verdict, kind = files.score(file), files.modality_of(file)
             unscored += verdict.score is None
             if options.json:
                 print(json.dumps(verdict_json(str(file), verdict, kind, prior=options.prior)), flush=True)

@@ -1,17 +1,17 @@
-"""A score in words. Standard library only."""
+"""A score in words."""
 
 from __future__ import annotations
 
 import math
 
-GENERATED = "generated"
-INCONCLUSIVE = math.log(3)  # a score nearer to 0 makes neither side three times as likely as the other
+from model.modality import GENERATED
+from model.verdict import is_inconclusive, label_of
 
 
 def verdict_words(score: float, genuine: str) -> str:
     """`generated`, the other label, or `inconclusive, rather generated`."""
-    label = GENERATED if score > 0 else genuine
-    return f"inconclusive, rather {label}" if abs(score) < INCONCLUSIVE else label
+    label = label_of(score, genuine)
+    return f"inconclusive, rather {label}" if is_inconclusive(score) else label
 
 
 def explain_score(score: float, genuine: str = "real") -> str:
