@@ -216,7 +216,7 @@ def _peek(part: Part, path: Sequence[str]) -> list[Any]:
 
 
 def _label(root: Path, part: Part) -> str:
-    return Path(part.path).relative_to(root).with_suffix("").as_posix()
+    return Path(os.path.relpath(part.path, root)).with_suffix("").as_posix()
 
 
 def _require_files(folder: _Folder, sources: Sequence[Source], modality: Modality, *, only_text: bool = False) -> None:

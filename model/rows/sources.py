@@ -15,6 +15,7 @@ from .columns import content_and_name, id_columns, id_text, may_repeat, plain_na
 from .folders import find_file
 from .shards import Part
 from .streamed import Front, rows_of
+from .tars import PROBLEM
 
 log = logging.getLogger(__name__)
 
@@ -232,5 +233,7 @@ def _row(clip_id: str, value: Any, source: Source, root: Path) -> Row:
     content, _ = content_and_name(value)
     if content:
         return Row(clip_id, content)
+    if isinstance(value, Mapping) and PROBLEM in value:
+        return Row(clip_id, None, value[PROBLEM])
     path, problem = find_file(root, source.folders, value)
     return Row(clip_id, path, problem)

@@ -148,8 +148,11 @@ def _library() -> ModuleType:
 
 
 def _yaml_errors() -> tuple[type[Exception], ...]:
-    import yaml
-
+    """What README.md's settings may raise; nothing where neither YAML nor `datasets` is installed."""
+    try:
+        import yaml
+    except ImportError:
+        return ()
     return (yaml.YAMLError,)
 
 

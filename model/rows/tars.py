@@ -22,6 +22,7 @@ from ..text import one_line
 log = logging.getLogger(__name__)
 
 KEY = "__key__"  # as `datasets` calls it
+PROBLEM = "\0problem"  # in place of bytes: why there are none
 _MAX_HEADER_BYTES = 1 << 20  # of a long name, say
 _BROKEN_TAR = (tarfile.TarError, OSError, EOFError, ValueError, MemoryError)
 _LAST_CHOICE = frozenset({".gif", ".webp", ".mjpeg", ".mjpg"})  # often a preview of the video beside it
@@ -129,13 +130,14 @@ class TarPart:
         of_kind = [one for one in self.index.examples[key] if one.suffix in self.modality.suffixes and one.size]
         return next((one for one in of_kind if one.suffix not in _LAST_CHOICE), of_kind[0] if of_kind else None)
 
-    def _media(self, file: io.BufferedReader, key: str) -> dict[str, Any] | None:
+    def _media(self, file: io.BufferedReader, key: str) -> dict[str, Any]:
         member = self.first_media(key)
         if member is None:
-            return None
+            return {PROBLEM: f"the example holds no {self.modality.name} file"}
         if member.sparse or member.size > self.limits.max_file_bytes:
-            log.error("%s in %s has %d bytes, or holes: passed over", member.name, self.path, member.size)
-            return None
+            problem = f"{member.name} has {member.size} bytes, or holes; the limit is {self.limits.max_file_bytes}"
+            log.error("%s in %s: passed over", problem, self.path)
+            return {PROBLEM: problem}
         file.seek(member.offset)
         left = max(0, os.fstat(file.fileno()).st_size - member.offset)
         return {"bytes": file.read(min(member.size, left))}

@@ -244,6 +244,12 @@ def test_members_of_an_example(kind: str, tmp_path: Path) -> None:
     assert read(tmp_path, VIDEO) == expected
 
 
+def test_an_example_without_media_says_so(tmp_path: Path) -> None:
+    write_tar(tmp_path / "test-0.tar", [A0, ("c.json", J)])
+    problems = {row.id: row.problem for row in open_dataset(tmp_path).rows()}
+    assert problems == {"a": "", "c": "the example holds no video file"}
+
+
 def test_a_tar_of_sound(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "test-0.tar", [("a.txt", b"hello"), ("a.wav", sound(0)), ("b.opus", sound(1)), ("b.txt", b"you")]
@@ -257,9 +263,10 @@ def test_limits_of_members_are_handed_in(tmp_path: Path, caplog: pytest.LogCaptu
     """They were bound when the module was imported."""
     write_tar(tmp_path / "test-0.tar", [("a.mp4", video(0) * 9), ("b.mp4", video(1))])
     limits = LimitsConfig(max_file_bytes=len(video(0)) + 1)
-    rows = {row.id: row.media for row in open_dataset(tmp_path, limits=limits).rows()}
-    assert rows == {"a": None, "b": video(1)}
-    assert f"a.mp4 in {tmp_path}/test-0.tar has {len(video(0)) * 9} bytes" in caplog.text
+    rows = list(open_dataset(tmp_path, limits=limits).rows())
+    assert {row.id: row.media for row in rows} == {"a": None, "b": video(1)}
+    problem = f"a.mp4 has {len(video(0)) * 9} bytes, or holes; the limit is {limits.max_file_bytes}"
+    assert rows[0].problem == problem and problem in caplog.text
     assert read(tmp_path) == {"a": video(0) * 9, "b": video(1)}
 
 
