@@ -216,10 +216,11 @@ def score_dataset(options: argparse.Namespace) -> int:
     weights = options.weights or default_weights(dataset.modality)
     preparation = load_preparation(dataset.modality, weights)
 
+    from model.config import torch_import
     from model.run.pipeline import RunStats, run
 
     def build_scorer() -> BatchScorer:
-        with exit_put_off():
+        with exit_put_off(), torch_import:
             from model.run.parts import load_detector
             from model.run.scoring import BatchScorer, choose_device
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
+
+# Held while torch is imported beside a thread that reads rows, and where `datasets` looks whether it is imported.
+torch_import = threading.Lock()
 
 
 def available_cores() -> int:

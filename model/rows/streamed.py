@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..config import torch_import
 from ..modality import VIDEO, Modality
 from ..text import one_line
 from .columns import is_as_datasets_stores
@@ -115,7 +116,7 @@ def rows_of(
     number = start
     if front is not None and start == 0:
         try:
-            for values in front(paths):
+            for values in _started(front(paths)):
                 if not fits(number, values):
                     raise ValueError("its ids differ from those in the file")
                 yield number, values
@@ -128,6 +129,15 @@ def rows_of(
                 "`datasets` gives up %s at row %d: %s; reading on without it", part.path, number, one_line(error)
             )
     yield from part.rows(paths, start=number)
+
+
+def _started(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same rows. At its start `datasets` imports a part of torch if torch is there: it must not be half there."""
+    with torch_import:
+        first = next(rows, None)
+    if first is not None:
+        yield first
+        yield from rows
 
 
 def _library() -> ModuleType:
