@@ -1,4 +1,4 @@
-"""What PyAV does not hand on of a container's header: crop, encryption, and whether a track is shown as it is coded.
+"""What PyAV does not hand on of a container's header: crop, display matrix, encryption of a video track.
 
 ISO 14496-12 (MP4, MOV) and Matroska (RFC 9559). Only headers are read, by seeking; damaged ones give the defaults.
 """
@@ -18,20 +18,25 @@ Crop = tuple[int, int, int, int]  # pixels that are not shown: at the top, the b
 NO_CROP: Crop = (0, 0, 0, 0)
 _MAX_BOXES = 4000  # looked at in one file; real headers have some dozens before the frames
 _MAX_ENTRY_BYTES = 1 << 16  # of a sample description that are read
-_UNITY = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+UNITY = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)  # the matrix of a track that is shown as it is coded
 # Matroska's element numbers
 _SEGMENT, _TRACKS, _ENTRY, _VIDEO, _CLUSTER = 0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x1F43B675
 _CROPS = (0x54BB, 0x54AA, 0x54CC, 0x54DD)  # PixelCropTop, Bottom, Left, Right
-_ALPHA_MODE, _PROJECTION = 0x53C0, 0x7670
+_PROJECTION, _WIDTH, _HEIGHT = 0x7670, 0xB0, 0xBA
 _ENCODINGS, _ENCODING, _ENCRYPTION = 0x6D80, 0x6240, 0x5035
 
 
 @dataclass(frozen=True)
 class TrackHeader:
-    """Of one video track. plain: known to be shown as coded, by one sample description, without transparency."""
+    """Of one video track. matrix: the display matrix, row by row, None for one that is not known.
 
+    single: known to have one sample description and one encoding.
+    """
+
+    size: tuple[int, int] = (0, 0)  # (width, height) before the crop; 0 if unknown
     crop: Crop = NO_CROP
-    plain: bool = False
+    matrix: tuple[int, ...] | None = None
+    single: bool = False
     encrypted: bool = False
 
 
@@ -95,7 +100,7 @@ def _mp4_track(file: BinaryIO, end: int, track_id: int | None) -> TrackHeader:
             return TrackHeader()
         file.seek(table[0])
         track = _sample_description(file.read(min(table[1] - table[0], _MAX_ENTRY_BYTES)))
-        return track if matrix == _UNITY else replace(track, plain=False)
+        return replace(track, matrix=matrix)
     return TrackHeader()
 
 
@@ -109,7 +114,7 @@ def _sample_description(content: bytes) -> TrackHeader:
         encrypted |= kind == b"sinf"
         if kind == b"clap":
             crop = _clean_aperture(struct.unpack(">8i", content[8 + first : 8 + last][:32]), width, height)
-    return TrackHeader(crop, count == 1 and not any(crop), encrypted)
+    return TrackHeader((width, height), crop, single=count == 1, encrypted=encrypted)
 
 
 def _clean_aperture(numbers: tuple[int, ...], width: int, height: int) -> Crop:
@@ -168,8 +173,8 @@ def _matroska_tracks(file: BinaryIO, start: int, end: int, wanted: int) -> Track
         values[number] = int.from_bytes(file.read(min(last - first, 8)), "big")
     top, bottom, left, right = (values.get(number, 0) for number in _CROPS)
     crop = (top, bottom, left, right)
-    plain = not any(crop) and not values.get(_ALPHA_MODE) and _PROJECTION not in values and _ENCODINGS not in entry
-    return TrackHeader(crop, plain, encrypted)
+    size = (values.get(_WIDTH, 0), values.get(_HEIGHT, 0))
+    return TrackHeader(size, crop, None if _PROJECTION in values else UNITY, _ENCODINGS not in entry, encrypted)
 
 
 def _has_encryption(file: BinaryIO, start: int, end: int) -> bool:

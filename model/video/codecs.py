@@ -1,4 +1,4 @@
-"""What a seek makes a decoder forget, by codec."""
+"""What packets say in front of their pictures, by codec: parameter sets, and whether decoding can start there."""
 
 from __future__ import annotations
 
@@ -41,6 +41,47 @@ _IS_PARAMETER_SET = {
     "mpeg4": (lambda first: 0x20 <= first < 0x30, lambda first: first == 0xB6),
     "vc1": (lambda first: first in (0x0E, 0x0F), lambda first: first == 0x0D),
 }
+
+
+def starts_anew(codec: str, packet: memoryview, extradata: bytes) -> bool:
+    """Whether a packet that the container calls a key frame is one by what it holds: nothing after it looks back."""
+    head = bytes(packet[:_MAX_BYTES])
+    if codec == "h264":  # an IDR picture: others are recovery points, or mistakes of the container
+        units = _length_prefixed(head, codec, extradata) if _has_lengths(codec, extradata) else _annex_b(head)
+        return next((unit[0] & 31 == 5 for unit in units if unit and 1 <= unit[0] & 31 <= 5), False)
+    if codec == "vp8":
+        return not head[0] & 1
+    if codec == "vp9":  # frame marker, profile, no existing frame, key frame
+        deep = head[0] >> 4 & 3 == 3  # profile 3 has a reserved bit more
+        return head[0] >> 6 == 2 and not head[0] >> (2 if deep else 3) & 1 and not head[0] >> (1 if deep else 2) & 1
+    if codec == "av1":
+        return _SEQUENCE_HEADER in _unit_types(head)
+    if codec == "mpeg4":  # an intra-coded VOP
+        at = head.find(b"\x00\x00\x01\xb6")
+        return 0 <= at < len(head) - 4 and head[at + 4] >> 6 == 0
+    return codec in ("mjpeg", "prores")
+
+
+_SEQUENCE_HEADER = 1  # of AV1's open bitstream units
+
+
+def _unit_types(content: bytes) -> list[int]:
+    """Of the open bitstream units of an AV1 packet, as far as they have sizes."""
+    types, at = [], 0
+    while at < len(content):
+        header = content[at]
+        types.append(header >> 3 & 15)
+        at += 2 if header & 4 else 1
+        if not header & 2:
+            break
+        size = shift = 0
+        while at < len(content):
+            size |= (content[at] & 127) << shift
+            shift, at = shift + 7, at + 1
+            if not content[at - 1] & 128:
+                break
+        at += size
+    return types
 
 
 def _has_lengths(codec: str, extradata: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator
 
 import av
@@ -47,14 +48,17 @@ class _UnnamedFile(io.BufferedReader):
 
 @contextlib.contextmanager
 def open_video(
-    source: bytes | str, limits: LimitsConfig, *, passed_over: frozenset[int] = frozenset()
+    source: bytes | str, limits: LimitsConfig, *, passed_over: frozenset[int] = frozenset(), decoding: bool = True
 ) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
     """The open container and its main video stream. FFmpeg gets bytes alone: no name to guess from, no protocol.
 
-    passed_over: numbers of streams that turned out to be no video. Raises: RefusedError: not a video, or over a limit.
+    passed_over: numbers of streams that turned out to be no video. decoding: FFmpeg may decode a few frames, to know
+    pixel format and reordering. Raises: RefusedError: not a video, or over a limit.
     """
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "max_streams": str(limits.max_streams + 1),
                "max_pixels": str(limits.max_frame_pixels)}  # fmt: skip
+    if not decoding:
+        options |= {"codec_whitelist": "none", "probesize": "32", "analyzeduration": "1", "fpsprobesize": "0"}
     with contextlib.ExitStack() as stack:
         try:
             file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_UnnamedFile(source))
@@ -65,6 +69,13 @@ def open_video(
         except ERRORS as error:
             raise RefusedError(f"not a readable video: {cause_of(error)}") from error
         yield container, stream
+
+
+def duration_of(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float:
+    """Seconds, of the whole file, as the container tells; nan if it does not."""
+    if container.duration:
+        return container.duration / av.time_base
+    return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else math.nan
 
 
 def refuse_still_picture(container: av.container.InputContainer, num_frames: int) -> None:

@@ -29,13 +29,13 @@ def load_preparation(weights: Path, limits: LimitsConfig | None = None) -> Video
 
 @dataclass(frozen=True)
 class VideoPreparation:
-    """A `modality.Preparation`. Its attempts are the decoders, one after the other."""
+    """A `modality.Preparation`. Its attempts are the decoders, in the order that `reader_order` gives for a file."""
 
     sampling: SamplingConfig
     limits: LimitsConfig
     views: ViewConfig
     bars: BarConfig = BarConfig()
-    readers: Mapping[str, Reader] = field(default_factory=lambda: READERS)  # decoder name -> function, first to last
+    readers: Mapping[str, Reader] = field(default_factory=lambda: READERS)  # decoder name -> function
 
     @property
     def max_bytes(self) -> int:
@@ -62,10 +62,7 @@ class VideoPreparation:
 
         Raises: VideoReadError.
         """
-        decoders = tuple(self.readers)
-        if attempt is not None:
-            decoders = decoders[attempt : attempt + 1]
-        clip = read_clip(source, self.sampling, self.limits, decoders=decoders, readers=self.readers)
+        clip = read_clip(source, self.sampling, self.limits, attempt=attempt, readers=self.readers)
         return replace(clip, runs=trim_bars(clip.runs, self.bars))
 
     def cut(self, runs: Sequence[np.ndarray]) -> np.ndarray:

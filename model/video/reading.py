@@ -1,9 +1,8 @@
 """Decoding: a video file, as bytes or as a path, becomes a Clip of a few runs of frames.
 
-PyAV reads first, decord where PyAV cannot (its fork decord2 imports under the same name). The trial that set the order:
-on 720p and 1080p H.264, PyAV with one open file takes 0.65 to 0.75 of decord's time, while decord2 3.4.0 repeats or
-swaps frames without a word in AVI and MPEG-TS files and in HEVC with open groups of pictures (the encoder's default),
-picks another stream where there are several, and refuses some widths. What both read has equal pixels.
+decord reads first what it is proved to read right, PyAV all else and what decord refuses or dies of. `reader_order`
+says which is which; tests/video/test_reader_order.py shows for each of its lines what decord makes of such a file.
+What both can read has equal pixels.
 
 Runs in decode workers, so nothing heavy is imported here, and neither decoder before it is used.
 """
@@ -15,13 +14,14 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..config import LimitsConfig, SamplingConfig
 from ..modality import Refused, Unreadable
 from ..text import one_line
+from .boxes import TrackHeader
 
 
 class VideoReadError(Unreadable):
@@ -55,11 +55,30 @@ class Clip:
         return sum(len(run) for run in self.runs)
 
 
-# (source, sampling, limits, deadline on time.process_time()) -> Clip. Raises: VideoReadError.
-Reader = Callable[[bytes | str, SamplingConfig, LimitsConfig, float], Clip]
+@dataclass(frozen=True)
+class Header:
+    """Of an MP4, MOV, Matroska or WebM file's main video. Places count the frames that are shown, in that order."""
+
+    codec: str
+    width: int
+    height: int
+    num_videos: int  # streams of pictures, of whatever kind
+    track: TrackHeader
+    seconds: np.ndarray = field(repr=False)  # when each frame is shown, (T,) float64, ascending
+    key_places: tuple[int, ...]
+    in_order: bool  # each frame is shown, at a time of its own
+    closed_groups: bool  # no frame needs, or is shown before, one on the other side of a key frame
+    same_sets: bool  # parameter sets do not change on the way
+    duration_seconds: float  # of the whole file; nan if unknown
 
 
-def _read_with_pyav(source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float) -> Clip:
+# (source, sampling, limits, deadline on time.process_time(), what the container says) -> Clip. Raises: VideoReadError.
+Reader = Callable[[bytes | str, SamplingConfig, LimitsConfig, float, Header | None], Clip]
+
+
+def _read_with_pyav(
+    source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float, header: Header | None
+) -> Clip:
     try:
         from .reading_pyav import read
     except ImportError as error:
@@ -67,16 +86,56 @@ def _read_with_pyav(source: bytes | str, sampling: SamplingConfig, limits: Limit
     return read(source, sampling, limits, deadline)
 
 
-def _read_with_decord(source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float) -> Clip:
+def _read_with_decord(
+    source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float, header: Header | None
+) -> Clip:
     try:
         from .reading_decord import read
     except (ImportError, OSError) as error:  # OSError: its shared library does not load
         raise VideoReadError(f"not installed: {one_line(error)}") from error
-    return read(source, sampling, limits, deadline)
+    return read(source, sampling, limits, deadline, header)
 
 
-READERS: Mapping[str, Reader] = {"pyav": _read_with_pyav, "decord": _read_with_decord}
-DECODERS = tuple(READERS)  # in the order they are tried
+READERS: Mapping[str, Reader] = {"decord": _read_with_decord, "pyav": _read_with_pyav}
+DECODERS = tuple(READERS)
+
+
+def reader_order(header: Header | None) -> tuple[str, ...]:
+    """Which of DECODERS reads a file first. header: what the container says; None if it is no MP4 and no Matroska file.
+
+    PyAV comes first only where decord is wrong: it repeats or swaps frames in other containers (AVI, MPEG streams), at
+    key frames of open groups of pictures and at such as are none; it shows what an edit list leaves out, applies no
+    crop, turns a mirrored picture upside down, takes another one of several streams, keeps the parameter sets of before
+    a seek, and fails on HEVC at random, on palettes and some other codecs, on rows that need padding, and (0.6.0) on
+    odd sizes.
+    """
+    decord_is_right = (
+        header is not None
+        and header.codec in _DECORD_CODECS
+        and header.num_videos == 1
+        and not any(header.track.crop)
+        and header.track.matrix in _TURNS
+        and header.track.single
+        and not header.track.encrypted
+        and header.in_order
+        and header.closed_groups
+        and header.same_sets
+        and _width_shown(header) >= _MIN_WIDTH
+        and header.width % 2 == header.height % 2 == 0
+    )
+    return ("decord", "pyav") if decord_is_right else ("pyav", "decord")
+
+
+_DECORD_CODECS = ("h264", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores")
+_MIN_WIDTH = 160  # pixels; rows of narrower pictures may be padded, and decord takes none that are
+_ONE, _END = 1 << 16, 1 << 30
+_TURNS = tuple(  # display matrices that turn by quarters and mirror nothing
+    (a * _ONE, b * _ONE, 0, -b * _ONE, a * _ONE, 0, 0, 0, _END) for a, b in ((1, 0), (0, 1), (-1, 0), (0, -1))
+)
+
+
+def _width_shown(header: Header) -> int:
+    return header.height if header.track.matrix and not header.track.matrix[0] else header.width
 
 
 def read_clip(
@@ -84,20 +143,26 @@ def read_clip(
     sampling: SamplingConfig,
     limits: LimitsConfig,
     *,
-    decoders: tuple[str, ...] = DECODERS,
+    attempt: int | None = None,
+    decoders: tuple[str, ...] | None = None,
     readers: Mapping[str, Reader] = READERS,
 ) -> Clip:
     """Decode runs of frames that start at key frames.
 
-    source: the file's bytes, or its path. decoders: names in `readers`, in the order to try. Limits are
+    source: the file's bytes, or its path. attempt: only the decoder at this place of the file's `reader_order`; None:
+    one after the other. decoders: names in `readers`, in the order to try, instead of the file's. Limits are
     checked on the header, before the cost is paid. Raises: VideoReadError, and nothing else for a bad file.
     """
     deadline = time.process_time() + limits.soft_seconds  # its own time: a busy machine must not cost frames
     source = _checked_source(source, limits)
+    header = _header_of(source, limits)
+    if decoders is None:
+        order = [name for name in reader_order(header) if name in readers]
+        decoders = tuple(order + [name for name in readers if name not in order])
     reasons: list[str] = []
-    for decoder in decoders:
+    for decoder in decoders if attempt is None else decoders[attempt : attempt + 1]:
         try:
-            clip = readers[decoder](source, sampling, limits, deadline)
+            clip = readers[decoder](source, sampling, limits, deadline, header)
         except RefusedError:
             raise
         except VideoReadError as error:
@@ -107,6 +172,14 @@ def read_clip(
         else:
             return replace(clip, decoder=decoder, note="; ".join(filter(None, [*reasons, clip.note])))
     raise VideoReadError("; ".join(reasons) or "no decoder left to try")
+
+
+def _header_of(source: bytes | str, limits: LimitsConfig) -> Header | None:
+    try:
+        from .header import read_header
+    except ImportError:  # no PyAV, which reads it
+        return None
+    return read_header(source, limits)
 
 
 def _checked_source(source: bytes | str, limits: LimitsConfig) -> bytes | str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +18,16 @@ import numpy as np
 from ..config import LimitsConfig, SamplingConfig
 from .boxes import read_track_header
 from .codecs import SEEKABLE, parameter_sets
-from .opening import ERRORS, cause_of, open_video, refuse_still_picture
+from .opening import ERRORS, cause_of, duration_of, open_video, refuse_still_picture
 from .pixels import RgbConverter
 from .reading import Clip, RefusedError, VideoReadError, check_frame_size, max_frames_in_memory
+from .runs import Run
 from .sampling import choose_runs
 
 log = logging.getLogger(__name__)
 
 _SCAN_SHARE = 0.4  # of the time that is left, to look for key frames
 _SEEK_MARGIN_SECONDS = 0.2
-_MAX_BLANK_FRAMES = 60  # passed over at the start of a run: two seconds of black before a clip fades in
-_BLANK_DEVIATION = 4.0  # grey levels, of the pixels of a frame that shows nothing
 _PLACEHOLDER_BYTES = 8  # a packet as small stands for a frame that another holds (packed DivX), whatever its flags say
 _INTRA = 1  # AV_PICTURE_TYPE_I
 _BARE_STREAMS = ("av1", "h261", "h263", "h264", "hevc", "jpeg_pipe", "m4v", "mjpeg", "mpegvideo", "obu", "vc1")
@@ -67,19 +65,21 @@ def read(
     """See `reading.Reader`. Keeps the frames that do decode of a damaged file. passed_over: see `open_video`."""
     try:
         with open_video(source, limits, passed_over=passed_over) as (container, stream):
-            video, max_frames = _Video(container, stream, deadline), _prepare(stream, limits)
+            max_frames = _prepare(stream, limits)
             number = [one.index for one in container.streams.video].index(stream.index)
             header = read_track_header(source, track_id=stream.id, number=number)
             if header.encrypted:
                 raise RefusedError("the video is encrypted")
-            first = _Run(min(sampling.max_run_frames, max_frames), limits, RgbConverter(header.crop))
-            scan = _scan(video, first, limits)
+            to_rgb = RgbConverter(header.crop)
+            video = _Video(container, stream, to_rgb, limits, deadline)
+            first = Run(min(sampling.max_run_frames, max_frames), limits)
+            scan = _scan(video, first)
             refuse_still_picture(container, scan.num_packets)
             planned = _plan(scan, first, sampling, max_frames)
             runs = [first.cut(len(planned[0]), None)] if len(planned) == 1 and first.frames else []
             if not runs and scan.seekable and scan.packets:
                 runs = _read_by_seeking(video, scan, planned, first)
-            duration = _duration_of(container, stream)
+            duration = duration_of(container, stream)
             looked_at = passed_over | {stream.index}
             another = scan.num_packets == 1 and len(container.streams.video) > len(looked_at)
         if another:
@@ -88,14 +88,14 @@ def read(
         if not any(run.frames for run in runs):
             with open_video(source, limits, passed_over=passed_over) as (container, stream):
                 _prepare(stream, limits)
-                runs = _read_in_one_pass(_Video(container, stream, deadline), planned, first)
+                runs = _read_in_one_pass(_Video(container, stream, to_rgb, limits, deadline), planned)
     except ERRORS as error:
         raise VideoReadError(cause_of(error)) from error
     return _clip_of(runs, planned, bool(scan.packets), duration, limits, deadline)
 
 
 def _clip_of(
-    runs: list[_Run], planned: list[range], counted: bool, duration: float, limits: LimitsConfig, deadline: float
+    runs: list[Run], planned: list[range], counted: bool, duration: float, limits: LimitsConfig, deadline: float
 ) -> Clip:
     """counted: whether the number of frames is known. Raises: VideoReadError: no run has a frame."""
     runs = [run for run in runs if run.frames]
@@ -121,14 +121,7 @@ def _prepare(stream: av.video.stream.VideoStream, limits: LimitsConfig) -> int:
     return max_frames_in_memory(context.width, context.height, limits)
 
 
-def _duration_of(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float:
-    """Seconds, of the whole file, as the container tells; nan if it does not."""
-    if container.duration:
-        return container.duration / av.time_base
-    return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else math.nan
-
-
-def _scan(video: _Video, first: _Run, limits: LimitsConfig) -> _Scan:
+def _scan(video: _Video, first: Run) -> _Scan:
     """Demux to the end, decoding no further than `first` needs: so it starts with the first frame that is shown,
     whatever key frames say, and the decoder has seen what stands at the file's start.
 
@@ -143,7 +136,7 @@ def _scan(video: _Video, first: _Run, limits: LimitsConfig) -> _Scan:
     until = now + _SCAN_SHARE * (video.deadline - now)
     for packet in video.packets():
         if not first.done:
-            first.fill(video.decode([packet]))
+            video.fill(first, video.decode([packet]))
         if packet.size == 0:
             break
         if packet.has_sidedata("encryption_info"):
@@ -165,7 +158,7 @@ def _scan(video: _Video, first: _Run, limits: LimitsConfig) -> _Scan:
             ordered = False
         elif ordered:
             scan.packets.append(_Packet(shown, packet.dts if packet.dts is not None else shown, is_key))
-        if scan.num_packets >= limits.max_scanned_packets or time.process_time() > until:
+        if scan.num_packets >= video.limits.max_scanned_packets or time.process_time() > until:
             break
     if not ordered or 2 * len({packet.shown for packet in scan.packets}) < len(scan.packets):
         scan.packets.clear()  # nothing tells the order, or two fields of one frame share each stamp
@@ -178,7 +171,7 @@ def _scan(video: _Video, first: _Run, limits: LimitsConfig) -> _Scan:
     return scan
 
 
-def _plan(scan: _Scan, first: _Run, sampling: SamplingConfig, max_frames: int) -> list[range]:
+def _plan(scan: _Scan, first: Run, sampling: SamplingConfig, max_frames: int) -> list[range]:
     """Runs as places among the frames that are shown. The first frame starts one, whether it is a key frame or not."""
     keys = scan.keys_in_file
     if scan.packets:
@@ -187,7 +180,7 @@ def _plan(scan: _Scan, first: _Run, sampling: SamplingConfig, max_frames: int) -
     return choose_runs([0, *keys] if first.frames else keys, num_frames, sampling, max_frames=max_frames)
 
 
-def _read_by_seeking(video: _Video, scan: _Scan, planned: Sequence[range], first: _Run) -> list[_Run]:
+def _read_by_seeking(video: _Video, scan: _Scan, planned: Sequence[range], first: Run) -> list[Run]:
     """Each run from its own key frame. Empty if one of them turns out to be no key frame to the decoder."""
     runs = []
     for run, following in zip(planned, [*planned[1:], None], strict=True):
@@ -196,21 +189,21 @@ def _read_by_seeking(video: _Video, scan: _Scan, planned: Sequence[range], first
             runs.append(first.cut(len(run), end))
             continue
         # Also where the first run has passed over blank frames into the next one.
-        runs.append(first.like(len(run), end).fill(video.decode_from(scan.packets[run.start])))
+        runs.append(video.fill(Run(len(run), video.limits, end), video.decode_from(scan.packets[run.start])))
         if not video.landed_on_key or (not runs[-1].frames and not video.num_errors):
             return []
     return runs
 
 
-def _read_in_one_pass(video: _Video, planned: Sequence[range], first: _Run) -> list[_Run]:
+def _read_in_one_pass(video: _Video, planned: Sequence[range]) -> list[Run]:
     """Decode from the file's start to the last run's end, counting frames as they come."""
-    runs = [first.like(len(run), None) for run in planned]
+    runs = [Run(len(run), video.limits) for run in planned]
     current = 0
     for place, frame in enumerate(video.decode(video.packets())):
         if current + 1 < len(planned) and place >= planned[current + 1].start:
             current += 1
         if place >= planned[current].start and not runs[current].done:
-            runs[current].add(frame)
+            video.fill(runs[current], [frame])
         if runs[-1].done:
             break
     return runs
@@ -222,6 +215,8 @@ class _Video:
 
     container: av.container.InputContainer
     stream: av.video.stream.VideoStream
+    to_rgb: RgbConverter
+    limits: LimitsConfig
     deadline: float
     num_errors: int = 0  # packets that did not decode
     landed_on_key: bool = True  # the last seek, says the decoder
@@ -236,6 +231,17 @@ class _Video:
             except av.FFmpegError as error:
                 self.num_errors += 1
                 log.debug("packet passed over: %s", cause_of(error))
+
+    def fill(self, run: Run, frames: Iterable[av.VideoFrame]) -> Run:
+        """Add frames until the run is done."""
+        for frame in frames:
+            check_frame_size(frame.width, frame.height, self.limits)
+            if run.is_over(frame.pts):
+                break
+            run.add(self.to_rgb(frame), frame.pts, frame.time)
+            if run.done:
+                break
+        return run
 
     def decode_from(self, first: _Packet) -> Iterator[av.VideoFrame]:
         """Frames in display order from the one of packet `first` on; none if there is no way to get there."""
@@ -282,66 +288,3 @@ class _Video:
                 yield landed
                 yield from packets
                 return
-
-
-@dataclass
-class _Run:
-    """Frames of a run as they come: the first `wanted` of them, from the first one that is not blank on."""
-
-    wanted: int
-    limits: LimitsConfig
-    to_rgb: RgbConverter
-    end: int | None = None  # the pts from which on frames belong to the next run
-    frames: list[np.ndarray] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    stamps: list[int | None] = field(default_factory=list)
-    first_stamp: int | None = None  # of the first frame, blank or not
-    done: bool = False
-    num_blank: int = 0
-
-    def like(self, wanted: int, end: int | None) -> _Run:
-        """An empty one of the same stream."""
-        return _Run(wanted, self.limits, self.to_rgb, end)
-
-    def starts_before(self, end: int | None) -> bool:
-        return bool(self.frames) and (end is None or self.stamps[0] is None or self.stamps[0] < end)
-
-    def add(self, frame: av.VideoFrame) -> None:
-        """Take the next frame, or be done with the one before."""
-        check_frame_size(frame.width, frame.height, self.limits)
-        if self.end is not None and frame.pts is not None and frame.pts >= self.end:
-            self.done = True
-            return
-        pixels = self.to_rgb(frame)
-        if self.frames and pixels.shape != self.frames[0].shape:
-            self.done = True  # the size changes mid-stream: a run has one size
-            return
-        if not self.frames:
-            self.first_stamp = frame.pts
-        wanted = min(self.wanted, max_frames_in_memory(frame.width, frame.height, self.limits))
-        if len(self.frames) >= wanted:  # the first of them is blank
-            del self.frames[0], self.seconds[0], self.stamps[0]
-        self.frames.append(pixels)
-        self.seconds.append(math.nan if frame.time is None else frame.time)
-        self.stamps.append(frame.pts)
-        if len(self.frames) >= wanted:
-            self.done = self.num_blank == _MAX_BLANK_FRAMES or not _is_blank(self.frames[0])
-            self.num_blank += 1
-
-    def fill(self, decoded: Iterable[av.VideoFrame]) -> _Run:
-        for frame in decoded:
-            self.add(frame)
-            if self.done:
-                break
-        return self
-
-    def cut(self, num_frames: int, end: int | None) -> _Run:
-        """Leave out what is beyond `num_frames`, or belongs to the next run."""
-        keep = sum(stamp is None or end is None or stamp < end for stamp in self.stamps[:num_frames])
-        del self.frames[keep:], self.seconds[keep:], self.stamps[keep:]
-        return self
-
-
-def _is_blank(pixels: np.ndarray) -> bool:
-    """One colour all over."""
-    return bool((pixels[::8, ::8].std(axis=(0, 1)) < _BLANK_DEVIATION).all())

@@ -14,7 +14,7 @@ import numpy as np
 
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import Prepared
-from model.video.reading import READERS, Clip, VideoReadError
+from model.video.reading import READERS, Clip, Header, VideoReadError
 
 PREFIX = b"FAULT:"
 
@@ -89,28 +89,41 @@ FAULTS = {
 }  # fmt: skip
 
 
-def _read(name: str, source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float) -> Clip:
+def _read(
+    name: str,
+    source: bytes | str,
+    sampling: SamplingConfig,
+    limits: LimitsConfig,
+    deadline: float,
+    header: Header | None,
+) -> Clip:
     if isinstance(source, bytes) and source.startswith(PREFIX):
         fault, _, rest = source[len(PREFIX) :].partition(b"\n")
         FAULTS[fault.decode()]()
         if not rest:
             raise VideoReadError("nothing but a fault")
-        source = rest
-    return READERS[name](source, sampling, limits, deadline)
+        source, header = rest, None
+    return READERS[name](source, sampling, limits, deadline, header)
 
 
-def read_with_pyav(source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float) -> Clip:
-    return _read("pyav", source, sampling, limits, deadline)
+def read_with_pyav(
+    source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float, header: Header | None
+) -> Clip:
+    return _read("pyav", source, sampling, limits, deadline, header)
 
 
-def read_with_decord(source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float) -> Clip:
-    return _read("decord", source, sampling, limits, deadline)
+def read_with_decord(
+    source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float, header: Header | None
+) -> Clip:
+    return _read("decord", source, sampling, limits, deadline, header)
 
 
-def read_without_faults(source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float) -> Clip:
+def read_without_faults(
+    source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float, header: Header | None
+) -> Clip:
     """The other decoder, where a fault belongs to one decoder alone: reads what follows the fault's line."""
     assert isinstance(source, bytes)
-    return READERS["pyav"](source.partition(b"\n")[2], sampling, limits, deadline)
+    return READERS["pyav"](source.partition(b"\n")[2], sampling, limits, deadline, None)
 
 
 class AsItIs:
