@@ -45,10 +45,10 @@ VIDEO = Modality(
     name="video",
     column_type="Video",
     column_names=("video", "video_bytes", "clip", "mp4", "webm", "mov", "avi", "mkv", "movie", "footage"),
-    suffixes=_suffixes(
+    suffixes=_suffixes(  # tests/video/test_formats.py builds a file of each and reads it
         ".mp4 .m4v .mp4v .mov .qt .insv .lrv .webm .mkv .mk3d .avi .divx .xvid .ts .mts .m2ts .m2t .mpg .mpeg"
         " .mpe .mpv .m1v .m2v .vob .wmv .asf .dvr-ms .flv .f4v .3gp .3gpp .3g2 .3gp2 .ogv .ogm .gif .apng .y4m"
-        " .mxf .dv .rm .rmvb .ivf .obu .nut .wtv .mjpeg .mjpg .h264 .264 .avc .h265 .265 .hevc .h263 .h261"
+        " .mxf .dv .rm .rmvb .ivf .obu .nut .wtv .mjpeg .mjpg .h264 .264 .avc .h265 .265 .hevc .h263 .h261 .av1"
     ),
     genuine="real",
     with_time=False,
