@@ -18,7 +18,7 @@ import numpy as np
 from ..config import LimitsConfig, SamplingConfig
 from ..text import one_line
 from .reading import Clip, Header, RefusedError, VideoReadError, check_frame_size, max_frames_in_memory
-from .runs import Run
+from .runs import Run, is_blank
 from .sampling import choose_runs
 
 
@@ -79,13 +79,13 @@ def read(
                 break
     except _ERRORS as error:
         raise VideoReadError(one_line(error)) from error
-    height, width = runs[0].frames[0].shape[:2]
+    height, width = runs[0][0].shape[1:3]
     check_frame_size(width, height, limits)
     if size and size not in ((width, height), (height, width)):
         raise VideoReadError(f"read frames of {width}x{height}; the container says {size[0]}x{size[1]}")
     return Clip(
-        tuple(np.stack(run.frames) for run in runs),
-        tuple(np.asarray(run.seconds, dtype=np.float64) for run in runs),
+        tuple(frames for frames, _ in runs),
+        tuple(times for _, times in runs),
         "decord",
         "" if len(runs) == len(planned) else f"stopped after {limits.soft_seconds:g} s",
         header.duration_seconds if header else math.nan,
@@ -114,13 +114,18 @@ def _size_by_pyav(source: bytes | str, limits: LimitsConfig) -> tuple[int, int] 
     return size
 
 
-def _read_run(reader: decord.VideoReader, run: range, end: int, seconds: np.ndarray, limits: LimitsConfig) -> Run:
-    """The frames of a run; while the first of them are blank, later ones up to `end`."""
+def _read_run(
+    reader: decord.VideoReader, run: range, end: int, seconds: np.ndarray, limits: LimitsConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames of a run, (T, H, W, 3), and their times; while the first is blank, later frames up to `end`."""
+    batch = reader.get_batch(list(run)).asnumpy()
+    if not is_blank(batch[0]):
+        return batch, seconds[run.start : run.stop]
     filled = Run(len(run), limits)
-    for frame, place in zip(reader.get_batch(list(run)).asnumpy(), run, strict=True):
+    for frame, place in zip(batch, run, strict=True):
         filled.add(frame, place, float(seconds[place]))
     place = run.stop
     while not filled.done and place < end:
         filled.add(reader.get_batch([place]).asnumpy()[0], place, float(seconds[place]))
         place += 1
-    return filled
+    return np.stack(filled.frames), np.array(filled.seconds)

@@ -47,7 +47,7 @@ class Run:
         self.seconds.append(math.nan if seconds is None else seconds)
         self.stamps.append(stamp)
         if len(self.frames) >= wanted:
-            self.done = self._num_blank == _MAX_BLANK_FRAMES or not _is_blank(self.frames[0])
+            self.done = self._num_blank == _MAX_BLANK_FRAMES or not is_blank(self.frames[0])
             self._num_blank += 1
 
     def starts_before(self, end: int | None) -> bool:
@@ -60,6 +60,6 @@ class Run:
         return self
 
 
-def _is_blank(pixels: np.ndarray) -> bool:
+def is_blank(pixels: np.ndarray) -> bool:
     """One colour all over."""
     return bool((pixels[::8, ::8].std(axis=(0, 1)) < _BLANK_DEVIATION).all())

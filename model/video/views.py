@@ -106,11 +106,17 @@ def trim_bars(runs: Sequence[np.ndarray], config: BarConfig = BarConfig()) -> tu
     trimmed = []
     for run in runs:
         ends = run[:: max(1, len(run) - 1)]
-        top, bottom = _bars(ends[:, :, :: config.step].max(axis=(0, 3)), config)
-        left, right = _bars(ends[:, :: config.step].max(axis=(0, 3)).T, config)
+        top, bottom = _bars(_brightest(ends[:, :, :: config.step]), config)
+        left, right = _bars(_brightest(ends[:, :: config.step]).T, config)
         height, width = run.shape[1:3]
         trimmed.append(run[:, top : height - bottom, left : width - right])
     return tuple(trimmed)
+
+
+def _brightest(frames: np.ndarray) -> np.ndarray:
+    """Over frames and colours, (T, H, W, 3) -> (H, W). One `max` over an axis of three takes ten times as long."""
+    red, green, blue = np.moveaxis(frames, -1, 0)
+    return np.maximum(np.maximum(red, green), blue).max(axis=0)
 
 
 def _bars(brightest: np.ndarray, config: BarConfig) -> tuple[int, int]:
