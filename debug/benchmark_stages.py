@@ -20,7 +20,7 @@ import torch
 from debug.layouts import MediaFile, write_parquet
 from debug.processes import process_tree
 from model.config import PipelineConfig, SamplingConfig, available_cores
-from model.modality import VIDEO, Detector
+from model.modality import VIDEO, Detector, Modality, Preparation
 from model.rows.dataset import ClipDataset, Row
 from model.rows.submission import ResultFile
 from model.run.pipeline import RunStats, Scored, Scorer, run
@@ -129,7 +129,7 @@ def naive(clips: Sequence[bytes], worker: VideoPreparation, detector: Detector, 
     return Naive(decoded_clips, decode_seconds, network_seconds, busy_seconds, plain_seconds)
 
 
-def decoding(dataset: ClipDataset, worker: VideoPreparation, num_workers: int) -> tuple[float, float]:
+def decoding(dataset: ClipDataset, worker: Preparation, num_workers: int) -> tuple[float, float]:
     """(clips a second of reading, decoding and cutting alone, from the first decoded clip on; processor seconds)."""
     first, busy = None, processor_seconds()
     with DecodePool(dataset.rows(), worker, num_workers=num_workers) as pool:
@@ -147,9 +147,7 @@ def processor_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def network_rate(
-    clips: Sequence[bytes], repeats: int, worker: VideoPreparation, scorer: BatchScorer
-) -> tuple[float, float]:
+def network_rate(clips: Sequence[bytes], repeats: int, worker: Preparation, scorer: BatchScorer) -> tuple[float, float]:
     """(clips a second of the network alone, on views that lie ready in memory; processor seconds a clip)."""
     ready = [worker(content).content for content in clips]
     for _ in scorer.add("warm", ready[0]):
@@ -164,12 +162,12 @@ def network_rate(
 
 
 def end_to_end(
-    dataset: ClipDataset, worker: VideoPreparation, scorer: Scorer, num_workers: int, output: Path
+    dataset: ClipDataset, worker: Preparation, scorer: Scorer, num_workers: int, output: Path
 ) -> tuple[float, RunStats]:
     """(clips a second from the first decoded clip on, the run's own account)."""
     scorer.network_seconds = 0.0
     config = PipelineConfig(workers=num_workers)
-    result = ResultFile(output, dataset.ids)
+    result = ResultFile(output, dataset.ids, dataset.modality)
     stats = run(dataset, result, worker, lambda: scorer, config=config, show_progress=False)
     if stats.unscored or stats.first_decode_seconds is None:
         raise RuntimeError(f"{stats.unscored} clips were not scored: {dict(stats.fallbacks)}")
@@ -235,10 +233,10 @@ def repeated(clips: Sequence[bytes], rows: int) -> Iterator[Row]:
         yield Row(f"{number:05d}", clips[number % len(clips)])
 
 
-def write_rows(rows: Iterable[Row], folder: Path) -> None:
+def write_rows(rows: Iterable[Row], folder: Path, modality: Modality = VIDEO) -> None:
     """The challenge's layout, in small row groups so that memory stays flat."""
-    files = (MediaFile(row.id, f"{row.id}.mp4", row.media) for row in rows if isinstance(row.media, bytes))
-    write_parquet(files, folder, VIDEO, group_rows=10)
+    files = (MediaFile(row.id, row.id, row.media) for row in rows if isinstance(row.media, bytes))
+    write_parquet(files, folder, modality, group_rows=10)
 
 
 def run_script(arguments: Sequence[str], output: Path) -> Process:

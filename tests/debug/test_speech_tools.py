@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Audio, load_dataset
 
-from debug import labelled, postprocess
+from debug import benchmark_speech, labelled, postprocess
 from debug.audio_page import envelope, sound_section, spectrogram, study_sound
 from debug.ladders import load_ladder
 from debug.report.__main__ import main as report
@@ -27,13 +27,16 @@ class Loudness:
     """Stands in for the detector: loud windows are generated."""
 
     view_config = ViewConfig(window_samples=RATE)
+    views_per_clip, device = 1, torch.device("cpu")
+
+    def split(self, content: np.ndarray) -> dict[str, np.ndarray]:
+        return {WINDOWS: split_windows(content, self.view_config)}
 
     def clip_features(self, content: np.ndarray) -> dict[str, np.ndarray]:
-        windows = split_windows(content, self.view_config).astype(np.float32)
-        return {WINDOWS: np.sqrt((windows / 32768) ** 2).mean(axis=1)[:, None]}
+        return {kind: self.features(torch.from_numpy(part), kind).numpy() for kind, part in self.split(content).items()}
 
     def features(self, views: torch.Tensor, kind: str) -> torch.Tensor:
-        raise NotImplementedError
+        return (views.float() / 32768).square().sqrt().mean(dim=1, keepdim=True)
 
     def score(self, features: Mapping[str, np.ndarray]) -> float:
         return float(features[WINDOWS].mean() - 0.02)
@@ -95,6 +98,18 @@ def test_a_spectrogram_shows_a_tone_where_it_is() -> None:
     assert spectrogram(np.zeros(10, np.float32)).shape == (257, 1)
     low, high = envelope(tone, 10)
     assert low == pytest.approx(-1, abs=0.01) and high == pytest.approx(1, abs=0.01)
+
+
+def test_the_benchmark_measures_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a network that takes no time, everything end to end is slower than the network, and no clip is lost."""
+    monkeypatch.setattr(benchmark_speech, "_MIN_ROWS", 8)
+    clips = benchmark_speech.make_clips(4, seconds=1.0)
+    assert len({bytes(clip[:4]) for clip in clips}) == 4, "four formats"
+    preparation = AudioPreparation(views=Loudness.view_config)
+    measured = benchmark_speech.measure(clips, Loudness(), preparation, 1, tmp_path)  # type: ignore[arg-type]
+    assert 0 < measured.end_to_end < measured.network and measured.naive > 0 and measured.decoding > 0
+    assert "| end to end over naive (ratio) |" in benchmark_speech.describe([measured])
+    assert benchmark_speech.main([str(tmp_path / "empty")]) == 1
 
 
 def test_a_report_shows_spectrograms_of_the_worst(sounds: Path, tmp_path: Path) -> None:
