@@ -158,7 +158,7 @@ def look_at_files(options: argparse.Namespace) -> int:
     modality = MODALITIES[named] if named else VIDEO if options.html else None
     found = find_files(options.files, modality)
     if options.html:
-        from debug.inspect_video import inspect, require_matplotlib
+        from debug.inspect_files import inspect, require_matplotlib
 
         require_matplotlib()
         check_output(options.html)
@@ -169,11 +169,11 @@ def look_at_files(options: argparse.Namespace) -> int:
     if found.left_out:
         log.info("left out of the folders named: %s", describe(found.left_out))
     if options.html:
-        from model.video.detector import load_detector
+        from model.run.parts import load_detector
 
-        detector = load_detector(
-            options.weights or default_weights(VIDEO), choose_device(options.device), options.precision
-        )
+        shown = modality or VIDEO
+        weights = options.weights or default_weights(shown)
+        detector = load_detector(shown, weights, choose_device(options.device), options.precision)
         verdicts = inspect(found.files, detector, page=options.html)
         return 3 if options.strict and any(verdict.score is None for verdict in verdicts) else 0
     unscored = 0

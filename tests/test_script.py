@@ -293,7 +293,7 @@ def test_a_page_without_matplotlib(
 ) -> None:
     """As after `pip install -r requirements.txt`."""
     _within_this_process(monkeypatch)
-    monkeypatch.setattr("debug.inspect_video.find_spec", lambda name: None)
+    monkeypatch.setattr("debug.inspect_files.find_spec", lambda name: None)
     (tmp_path / "clip.mp4").write_bytes(b"not looked at")
     assert script.main([str(tmp_path / "clip.mp4"), "--html", str(tmp_path / "page.html")]) == 2
     assert "pip install matplotlib==" in caplog.text

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from debug import explain, inspect_video
+from debug import explain, inspect_files
 from debug.video_page import frame_strip, more_frames, study_clip
 from debug.words import explain_score, verdict_words
 from model.config import LimitsConfig, SamplingConfig
+from model.modality import VIDEO
+from model.run.inputs import find_files
 from model.video.copies import encode
 from model.video.prepare import VideoPreparation
 from model.video.reading import Clip, read_clip
@@ -160,7 +162,8 @@ def test_the_curve_and_the_strip_tell_the_same(videos: Path) -> None:
 
 def test_inspect_prints_verdicts_and_writes_the_page(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = videos.parent / "page.html"
-    verdicts = inspect_video.inspect([videos], Brightness(), page=page)  # type: ignore[arg-type]
+    files = find_files([str(videos)], VIDEO).files
+    verdicts = inspect_files.inspect(files, Brightness(), page=page)  # type: ignore[arg-type]
     assert [(v.path.name, v.pred) for v in verdicts] == [
         ("bright.mkv", "generated"),
         ("broken.mp4", ""),
@@ -189,7 +192,7 @@ def test_inspect_prints_verdicts_and_writes_the_page(videos: Path, capsys: pytes
     ],
 )
 def test_names_have_enough_of_their_path(paths: list[str], names: list[str]) -> None:
-    assert inspect_video.short_names([Path(path) for path in paths]) == names
+    assert inspect_files.short_names([Path(path) for path in paths]) == names
 
 
 def test_the_score_is_the_one_that_the_submission_gets(videos: Path) -> None:
@@ -197,22 +200,10 @@ def test_the_score_is_the_one_that_the_submission_gets(videos: Path) -> None:
     from model.video.views import cut_views, trim_bars
 
     detector = Brightness()
-    (verdict,) = inspect_video.inspect([videos / "bright.mkv"], detector)  # type: ignore[arg-type]
+    (verdict,) = inspect_files.inspect([videos / "bright.mkv"], detector)  # type: ignore[arg-type]
     clip = read_clip((videos / "bright.mkv").read_bytes(), SamplingConfig(), LimitsConfig())
     views = cut_views(trim_bars(clip.runs), detector.view_config)
     assert verdict.score == pytest.approx(detector.score(detector.clip_features(views)))
-
-
-def test_folders_files_and_absent_paths(videos: Path) -> None:
-    assert [p.name for p in inspect_video.find_videos([videos])] == ["bright.mkv", "broken.mp4", "dark.mkv"]
-    assert inspect_video.find_videos([videos / "notes.txt"]) == [videos / "notes.txt"]  # asked for by name
-    hidden = videos / ".cache"
-    hidden.mkdir()
-    for path in (hidden / "old.mkv", videos / "._dark.mkv"):
-        path.write_bytes(b"half a copy")
-    assert len(inspect_video.find_videos([videos])) == 3
-    with pytest.raises(FileNotFoundError, match="absent does not exist"):
-        inspect_video.find_videos([videos / "absent"])
 
 
 def test_score_in_words() -> None:

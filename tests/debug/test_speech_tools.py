@@ -11,10 +11,11 @@ import pytest
 import torch
 from datasets import Audio, load_dataset
 
-from debug import benchmark_speech, labelled, postprocess
+from debug import benchmark_speech, inspect_files, labelled, postprocess
 from debug.audio_page import envelope, sound_section, spectrogram, study_sound
 from debug.ladders import load_ladder
 from debug.report.__main__ import main as report
+from debug.samples import SamplesPreparation, unpack_sound
 from model.audio.prepare import AudioPreparation
 from model.audio.views import WINDOWS, ViewConfig, split_windows
 from model.modality import AUDIO
@@ -98,6 +99,34 @@ def test_a_spectrogram_shows_a_tone_where_it_is() -> None:
     assert spectrogram(np.zeros(10, np.float32)).shape == (257, 1)
     low, high = envelope(tone, 10)
     assert low == pytest.approx(-1, abs=0.01) and high == pytest.approx(1, abs=0.01)
+
+
+def test_samples_pass_through_the_worker_unchanged(sounds: Path) -> None:
+    preparation = AudioPreparation()
+    for file in sorted(sounds.rglob("*.*")):
+        packed = SamplesPreparation(preparation)(str(file))
+        assert len(packed.content) <= SamplesPreparation(preparation).max_bytes
+        sound, expected = unpack_sound(packed.content), preparation.read(str(file))
+        np.testing.assert_array_equal(sound.samples, expected.samples)
+        assert (sound.rate, sound.num_read, sound.note) == (expected.rate, expected.num_read, expected.note)
+
+
+def test_a_page_on_sounds(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Heard(Loudness):
+        class manifest:  # what the page tells of the weights
+            modality, file, sha256, path = "audio", "detector.bin", "0ef9", tmp_path / "manifest.json"
+
+    (tmp_path / "detector.bin").write_bytes(b"")
+    (tmp_path / "broken.mp3").write_bytes(b"no sound")
+    files = [*sorted(sounds.rglob("*.*"))[:2], tmp_path / "broken.mp3"]
+    verdicts = inspect_files.inspect(files, Heard(), page=tmp_path / "page.html")  # type: ignore[arg-type]
+    assert [verdict.pred for verdict in verdicts[:2]] == [
+        "generated" if (verdict.score or 0) > 0 else "pristine" for verdict in verdicts[:2]
+    ]
+    assert verdicts[2].score is None
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "A look at 3 sounds" in text and text.count('alt="Waveform') == 2
+    assert "SHA-256 0ef9" in text and "real" not in capsys.readouterr().out
 
 
 def test_the_benchmark_measures_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
