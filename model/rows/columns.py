@@ -110,10 +110,10 @@ def _rank(name: str, storage: pa.DataType, noted: str, kind: Modality) -> tuple[
     other_type = noted in _OTHER_TYPES or noted in {one.column_type for one in MODALITIES.values()} - {kind.column_type}
     if noted == kind.column_type:
         return 1, order
-    if other_type or not (_is_text(storage) or _holds_bytes(storage)):
+    if not (_is_text(storage) or _holds_bytes(storage)) or (other_type and not named):
         return 0, 0
     if named and not _is_text(storage):
-        return 2, order
+        return 3 if other_type else 2, order
     others = set(words) & _OTHER_WORDS or any(set(words) & {m.name} for m in MODALITIES.values() if m.name != kind.name)
     near = next((position for position, one in enumerate(names) if one in words or f"{one}s" in words), len(names))
     if _is_text(storage):

@@ -31,9 +31,9 @@ from .folders import TablePart, find_file, is_metadata
 from .saved import saved_parts
 from .shards import BROKEN_FILE, ArrowPart, ParquetPart, Part
 from .sources import ClipDataset, DatasetError, Row, Source, build_dataset
-from .splits import files_of_split, visible_files
+from .splits import files_of_split, has_splits, visible_files
 from .streamed import Resolved, front_of, resolve
-from .tars import TarPart, merge_examples, modality_of, read_index
+from .tars import TarPart, count_members, merge_examples, modality_of, read_index
 
 log = logging.getLogger(__name__)
 
@@ -140,12 +140,21 @@ def _open_plain(folder: _Folder) -> ClipDataset:
     if not media:
         raise DatasetError(
             f"no dataset and no {' or '.join(kind.name for kind in wanted)} file in {folder.root}: looked for parquet,"
-            " arrow and tar files, metadata.csv or .jsonl, and files ending in"
-            f" {' '.join(sorted(set().union(*(kind.suffixes for kind in wanted))))};"
+            f" arrow and tar files, metadata.csv or .jsonl, and files ending in {_usual_suffixes(wanted)};"
             f" found {', '.join(file.name for file in folder.files[:5])}"
         )
+    if has_splits(folder.root):
+        all_media, media = media, files_of_split(folder.root, media)
+        log.warning("%s has splits: reading %d of %d files, those for testing; name a folder below it to read that one",
+                    folder.root, len(media), len(all_media))  # fmt: skip
     left_out = Counter(file.suffix.lower() or "no suffix" for file in set(folder.files).difference(media))
     return open_files(media, folder.root, chosen, left_out=left_out)
+
+
+def _usual_suffixes(modalities: Sequence[Modality]) -> str:
+    """Such as `.mp4 .webm and 51 more`."""
+    usual = [f".{name}" for kind in modalities for name in kind.column_names if f".{name}" in kind.suffixes]
+    return f"{' '.join(usual)} and {sum(len(kind.suffixes) for kind in modalities) - len(usual)} more"
 
 
 def open_files(
@@ -236,6 +245,9 @@ def _open_tars(folder: _Folder, files: Sequence[Path]) -> ClipDataset:
     root = folder.root
     indices = [read_index(str(file)) for file in folder.of_split(files)]
     modality = folder.modality or modality_of(indices)
+    others = any(is_metadata(file) or file.suffix.lower() in modality.suffixes for file in folder.files)
+    if others and not count_members(indices, modality):
+        raise DatasetError(f"no {modality.name} file in the {len(indices)} tars of {root}")
     sources = []
     for index in merge_examples(indices, modality):
         part = TarPart(index, modality, folder.limits)

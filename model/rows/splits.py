@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 SPLIT = "test"
 _KEYWORDS = ("test", "testing", "eval", "evaluation")  # in this order
+_OTHER_KEYWORDS = {"train", "training", "validation", "valid", "dev", "val"}
 _SEPARATORS = "[-._ 0-9]"
 _SHARDED = re.compile(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*\.[^/]*", re.IGNORECASE)
 
@@ -43,6 +44,12 @@ def choose_splits(names: Sequence[str]) -> list[str]:
     if not chosen:
         log.info("no split named %r: reading all of %s", SPLIT, ", ".join(map(str, names)) or "what is there")
     return chosen or list(names)
+
+
+def has_splits(root: Path) -> bool:
+    """Whether folders at the top are named for training as well as for testing: a dataset, not just any folder."""
+    names = [set(re.split("[^a-z]", folder.name.lower())) for folder in root.iterdir() if folder.is_dir()]
+    return any(name & set(_KEYWORDS) for name in names) and any(name & _OTHER_KEYWORDS for name in names)
 
 
 def files_of_split(root: Path, files: Sequence[Path]) -> list[Path]:

@@ -54,6 +54,7 @@ VIDEO_TABLES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "captions and sizes": (
         {"video_caption": pa.array(["x", "y"]), "video_width": pa.array([1, 2]), "mp4": PLAIN}, {},
     ),
+    "noted as something else": ({"preview": THUMB, "video": VIDEOS}, {"preview": "Image", "video": "Image"}),
     "another row's class": ({"label": pa.array([0, 1]), "media": VIDEOS}, {"label": "ClassLabel"}),
 }  # fmt: skip
 

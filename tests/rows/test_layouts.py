@@ -320,6 +320,20 @@ def test_a_plain_folder_of_both_is_read_as_what_most_of_it_is(tmp_path: Path) ->
     assert open_dataset(tmp_path).modality is VIDEO
 
 
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (["train", "test"], ["test/0.mp4"]), (["my_test", "my_train", "other"], ["my_test/0.mp4"]),
+        (["test", "holiday"], ["holiday/0.mp4", "test/0.mp4"]), (["train", "latest"], ["latest/0.mp4", "train/0.mp4"]),
+    ],
+)  # fmt: skip
+def test_a_plain_folder_may_have_splits(folders: list[str], expected: list[str], tmp_path: Path) -> None:
+    """As `datasets` finds them; a folder that merely has one of that name is read whole."""
+    for name in folders:
+        write_files(tmp_path / name, [video(0)])
+    assert list(read(tmp_path)) == expected
+
+
 def test_rows_that_are_done_can_be_left_out(tmp_path: Path) -> None:
     shard(tmp_path / "test-0.parquet", "a", "b", "c")
     dataset = open_dataset(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 from model.modality import AUDIO, VIDEO
 from model.rows.dataset import DatasetError, open_dataset
-from tests.rows.reading import content_of, read, sound, video, write_csv, write_files
+from tests.rows.reading import content_of, read, sound, video, write_csv, write_files, write_tar
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -176,6 +176,7 @@ OTHER_TABLES: dict[str, Callable[[Path], object]] = {
     "no parquet": lambda folder: (folder / "metadata.parquet").write_bytes(b"PAR1 and no more"),
     "an array of numbers": lambda folder: (folder / "metadata.json").write_text("[1, 2]"),
     "state.json": lambda folder: (folder / "state.json").write_text('{"step": 7}'),
+    "a tar of other things": lambda folder: write_tar(folder / "backup.tar", [("notes.txt", b"x")]),
     "no tar": lambda folder: (folder / "old.tar").write_bytes(b"no tar" * 500),
     "no arrow": lambda folder: (folder / "cache.arrow").write_bytes(b"no arrow" * 500),
 }
