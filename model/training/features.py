@@ -7,6 +7,7 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
@@ -33,7 +34,8 @@ def load_features(
     if not file.exists():
         temporary = file.with_name(file.name + ".tmp.npy")
         statistics = _openvino_statistics if backend.startswith("openvino") else _torch_statistics
-        np.save(temporary, _compute(views, extractor, statistics(extractor.network, device), name))
+        compute = statistics(extractor.network, device)  # type: ignore[arg-type]  # a module is hashable
+        np.save(temporary, _compute(views, extractor, compute, name))
         temporary.replace(file)
     array = np.load(file, mmap_mode="r")
     shape = (*views.shape[:2], extractor.network.num_features)
@@ -110,6 +112,7 @@ class _Statistics(torch.nn.Module):
         return self.network.statistics(rendered)
 
 
+@lru_cache(maxsize=8)  # compiling takes longer than many clips
 def _openvino_statistics(network: Frozen, device: torch.device) -> Callable[[torch.Tensor], np.ndarray]:
     """Residuals are rendered in float32 by PyTorch before: in bfloat16 they would drown in rounding."""
     import openvino

