@@ -89,7 +89,7 @@ def summarise(scores: np.ndarray, records: Sequence[Record], container: Containe
         "clips": len(records),
         "sources": len(names),
         "balanced_accuracy": round(overall, 4),
-        "interval_95": [round(interval.low, 4), round(interval.high, 4)],
+        "interval_95": [round(interval.low, 4), round(interval.high, 4)] if np.isfinite(interval.low) else None,
         "generated_accuracy": round(generated, 4),
         "genuine_accuracy": round(genuine, 4),
         "auc": round(metric.roc_auc(scores, is_generated), 4),
