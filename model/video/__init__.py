@@ -1,1 +1,5 @@
 """Video: reading, views, networks, the detector."""
+
+from .reading import Clip, RefusedError, VideoReadError, read_clip
+
+__all__ = ["Clip", "RefusedError", "VideoReadError", "read_clip"]
