@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,7 +151,7 @@ def exit_put_off() -> Iterator[None]:
 def look_at_files(options: argparse.Namespace) -> int:
     """Print the verdict of each file named, and write the page if one is asked for. Returns the exit code."""
     from model.modality import MODALITIES, VIDEO
-    from model.run.inputs import check_output, describe, find_files
+    from model.run.inputs import InputError, check_output, describe, find_files
     from model.run.parts import check_device, default_weights, modality_of_weights
     from model.run.words import verdict_json, verdict_line
 
@@ -158,6 +159,8 @@ def look_at_files(options: argparse.Namespace) -> int:
     modality = MODALITIES[named] if named else VIDEO if options.html else None
     found = find_files(options.files, modality)
     if options.html:
+        if find_spec("debug") is None:  # in the container
+            raise InputError("a page needs the repository's folder debug, which is not here: use a whole copy of it")
         from debug.inspect_files import inspect, require_matplotlib
 
         require_matplotlib()
