@@ -53,7 +53,7 @@ def sound_section(look: SoundLook, genuine: str, words: str) -> list[str]:
         markup.tile("Sampling rate", f"{sound.rate / 1000:g} kHz", f"heard at {SAMPLE_RATE / 1000:g} kHz, mono"),
     ]
     rests_on = (
-        f"The score rests on {len(look.scores)} windows of {look.window_seconds:g} s, spread evenly over what was"
+        f"The score rests on {_windows(look)} of {look.window_seconds:g} s, spread evenly over what was"
         " listened to. Silent ones are left out."
     )
     said = markup.paragraph(explain_score(look.score, genuine)), markup.paragraph(rests_on)
@@ -61,6 +61,10 @@ def sound_section(look: SoundLook, genuine: str, words: str) -> list[str]:
     if sound.note:
         parts.append(markup.box("note", "Read with losses.", sound.note))
     return [*parts, "<h3>Over time</h3>", sound_strip(look, genuine)]
+
+
+def _windows(look: SoundLook) -> str:
+    return f"{len(look.scores)} window{'s' * (len(look.scores) > 1)}"
 
 
 def sound_strip(look: SoundLook, genuine: str) -> str:
@@ -90,7 +94,7 @@ def sound_strip(look: SoundLook, genuine: str) -> str:
     scores.set_xlabel("time (s)")
     scores.set_ylabel("score")
     text = (
-        f"Waveform, spectrogram and score of {len(look.scores)} windows, each as if all were like it: lowest"
+        f"Waveform, spectrogram and score of {_windows(look)}, each as if all were like it: lowest"
         f" {look.scores.min():+.2f}, highest {look.scores.max():+.2f}. The whole (dashed): {look.score:+.2f}."
     )
     return markup.figure(drawing, text, f"{text} Vermilion speaks for generated, blue for {genuine}.")

@@ -106,7 +106,10 @@ def pip_install(command: list[str], folder: Path, say: Callable[[str], None]) ->
             elif line.startswith("ERROR"):
                 last = line.strip()
     if process.returncode != 0:
-        raise BuildError(f"pip failed: {last}; the evaluation would log that and go on without the packages")
+        raise BuildError(
+            f"pip failed: {last} (exit code {process.returncode}); the evaluation would log that and go on without the"
+            " packages"
+        )
 
 
 def _ask(python: str, code: str) -> str:

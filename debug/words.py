@@ -23,6 +23,6 @@ def explain_score(score: float, genuine: str = "real") -> str:
 
 
 PEOPLE_WARNING = (
-    "A score is evidence about the pixels, not about a person. The detector errs, more often on kinds of files that it"
+    "A score is evidence about a file, not about a person. The detector errs, more often on kinds of files that it"
     " has not met: do not decide about people by it alone."
 )
