@@ -284,7 +284,17 @@ def kill_scripts(
         example for example in examples if not example.readable
     ]
     write_two_shards(examples, folder / "dataset", material.modality)
-    command = (sys.executable, ROOT / "script.py", "--device", "cpu", "--dataset", folder / "dataset", "--output")
+    command = (
+        sys.executable,
+        ROOT / "script.py",
+        "--device",
+        "cpu",
+        "--columns",
+        "challenge",
+        "--dataset",
+        folder / "dataset",
+        "--output",
+    )
     ids = {example.id for example in examples}
     return kill_runs(lambda output: (*command, output), ids, folder, kills=kills, seed=seed, stages=stages)
 

@@ -285,7 +285,7 @@ class _ByteBudget:
 def bytes_read(thread: int) -> int:
     """By a thread of this process since its start, from files and pipes; 0 where the kernel does not tell."""
     try:
-        with open(f"/proc/self/task/{thread}/io", encoding="ascii") as file:
+        with open(f"/proc/self/task/{thread}/io", "rb") as file:  # bytes: see process.queued_seconds
             return int(file.readline().split()[1])
     except (OSError, IndexError, ValueError):
         return 0

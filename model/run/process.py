@@ -168,9 +168,13 @@ class WorkerProcess:
 
 
 def queued_seconds(pid: int | None) -> float:
-    """How long a process has been ready to run without a processor; 0 where the kernel does not tell."""
+    """How long a process has been ready to run without a processor; 0 where the kernel does not tell.
+
+    Read as bytes: naming a codec imports it, and a thread that waits for the import lock, which a signal's exit may
+    have left taken, holds its worker's lock for ever. Found where SIGTERM came while the first workers were started.
+    """
     try:
-        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+        with open(f"/proc/{pid}/schedstat", "rb") as file:
             return int(file.read().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return 0.0

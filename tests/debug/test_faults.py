@@ -165,7 +165,16 @@ def hostile_folder(tmp_path_factory) -> Path:
 def test_hostile_files_in_a_folder(hostile_folder, repository, tmp_path):
     """Under few descriptors as well. The good ones are scored; nothing is written but the result file."""
     before = sorted(os.listdir(hostile_folder))
-    command = [sys.executable, str(repository / "script.py"), "--dataset", str(hostile_folder), "--device", "cpu"]
+    command = [
+        sys.executable,
+        str(repository / "script.py"),
+        "--dataset",
+        str(hostile_folder),
+        "--device",
+        "cpu",
+        "--columns",
+        "challenge",
+    ]
     shell = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *command, "--workers", "2"]
     done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stderr
@@ -191,7 +200,16 @@ def test_hostile_files_in_a_folder(hostile_folder, repository, tmp_path):
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]])
 def test_a_signal_ends_the_run_with_a_complete_file(signals, hostile_folder, repository, tmp_path):
-    command = [sys.executable, str(repository / "script.py"), "--dataset", str(hostile_folder), "--device", "cpu"]
+    command = [
+        sys.executable,
+        str(repository / "script.py"),
+        "--dataset",
+        str(hostile_folder),
+        "--device",
+        "cpu",
+        "--columns",
+        "challenge",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
     while not (tmp_path / "submission.csv").exists():
         assert process.poll() is None
@@ -221,7 +239,8 @@ class Signalling:
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, Signalling())
-    sys.exit(script.main(["--dataset", {str(tmp_path)!r}, "--device", "cpu", "--output", {str(tmp_path / "s.csv")!r}]))
+    arguments = ["--dataset", {str(tmp_path)!r}, "--device", "cpu", "--columns", "challenge"]
+    sys.exit(script.main([*arguments, "--output", {str(tmp_path / "s.csv")!r}]))
 """)
     done = subprocess.run([sys.executable, str(main)], cwd=repository, capture_output=True, text=True)
     assert done.stdout == "nothing raised\n" and done.returncode == 128 + signal.SIGTERM, done.stderr
