@@ -119,32 +119,42 @@ def build_weights(
     }
     fits = {head: protocol.prepare_fit(read[head], config) for head, config in recipe.heads.items()}
 
-    def evidence(*, hold_out_pages: bool) -> dict[str, dict[str, np.ndarray]]:
+    def evidence(folds: np.ndarray, *, hold_out_pages: bool) -> dict[str, dict[str, np.ndarray]]:
         """Head -> variant -> (N, pieces)."""
         held_out = partial(protocol.out_of_fold_evidence, hold_out_pages=hold_out_pages, sharp=recipe.sharp)
         return {head: held_out(read[head], records, folds, fit) for head, fit in fits.items()}
 
-    def figures(fused: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        columns = dict(fused)
+    def fused(part: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Scores from the evidence of some heads."""
+        assigned = [[other[head] for head in part] for other in assignments]
+        return protocol.fuse_across(list(part.values()), records, folds, assignments=assigned)
+
+    def figures(scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        columns = dict(scores)
         if recipe.generated_alone:
             generated = np.array([record.generated for record in records])
-            others = [variant for variant in fused if variant != AS_FOUND]
-            columns |= {f"{v}, generated alone": np.where(generated, fused[v], fused[AS_FOUND]) for v in others}
+            others = [variant for variant in scores if variant != AS_FOUND]
+            columns |= {f"{v}, generated alone": np.where(generated, scores[v], scores[AS_FOUND]) for v in others}
         return {name: summarise(column, records, recipe.container) for name, column in columns.items()}
 
-    columns = evidence(hold_out_pages=False)
-    scores = protocol.fuse_across(list(columns.values()), records, folds)
+    columns = evidence(folds, hold_out_pages=False)
+    pages = protocol.pages_can_be_held_out(records, folds)
+    off_pages = evidence(folds, hold_out_pages=True) if pages else None
+    # New pages are what the detector will meet: where they can be held out, the threshold is chosen so.
+    assignments = [off_pages or columns] if recipe.assignments > 1 else []
+    for extra in range(1, recipe.assignments):
+        assignments.append(evidence(assign_folds(records, num_folds, seed=seed + extra), hold_out_pages=pages))
+    scores = fused(columns)
     measured = figures(scores)
     for head, part in columns.items():
-        measured[f"{head.replace('_', ' ')} alone"] = figures(protocol.fuse_across([part], records, folds))
-    if protocol.pages_can_be_held_out(records, folds):
-        off_pages = list(evidence(hold_out_pages=True).values())
-        measured["pages held out too"] = figures(protocol.fuse_across(off_pages, records, folds))
+        measured[f"{head.replace('_', ' ')} alone"] = figures(fused({head: part}))
+    if off_pages:
+        measured["pages held out too"] = figures(fused(off_pages))
     from_container = container_only_scores(records, folds, recipe.container)
     measured["container numbers alone (a warning)"] = summarise(from_container, records, recipe.container)
     measured["recall by family, as found"] = family_recalls(scores[AS_FOUND], records)
     print(json.dumps(measured, indent=2))
-    shares, offset = protocol.calibrate(list(columns.values()), records)
+    shares, offset = protocol.calibrate([list(other.values()) for other in assignments or [columns]], records)
     everyone = np.ones(len(records), bool)
     heads = {
         head: merge_heads(protocol.fit_experts(read[head], records, everyone, fit, sharp=recipe.sharp), share.tolist())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 from tqdm import tqdm
 
 from ..heads import Head
@@ -15,6 +16,9 @@ from .recipe import AS_FOUND
 
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Head]  # features (N, D), generated (N,), weights (N,)
 Kinds = Sequence[Mapping[str, np.ndarray]]  # of evidence: variant -> raw scores of its pieces, (N, pieces)
+
+_OFFSETS = np.linspace(-2.0, 2.0, 81)  # tried, around the regression's own
+_SMOOTHED_OFFSETS = 7  # 0.35 wide: single clips make steps of this size in a curve of 300 sources
 
 
 def prepare_fit(features: Mapping[str, np.ndarray], config: KernelFit | LinearFit) -> Fit:
@@ -93,22 +97,50 @@ def importance(kinds: Kinds) -> np.ndarray:
     return np.concatenate([np.full(count, 1 / count) for count in counts])
 
 
-def calibrate(kinds: Kinds, records: Sequence[Record]) -> tuple[list[np.ndarray], float]:
+def calibrate(assignments: Sequence[Kinds], records: Sequence[Record]) -> tuple[list[np.ndarray], float]:
     """(by kind the weights of its pieces, offset): evidence -> log-likelihood ratios with the threshold at 0.
 
-    A logistic regression on the pieces' sum, sources weighted equally; all variants count the same. Shifting the
-    threshold to the best balanced accuracy of these scores fits their noise: worse elsewhere (DECISIONS.md).
+    A logistic regression on the pieces' sum, sources weighted equally; all variants count the same. Of several
+    assignments of families to folds the first decides weights and scale, all of them the offset.
     """
-    evidence = [np.hstack([kind[variant] for kind in kinds]) for variant in kinds[0]]
+    kinds = assignments[0]
+    evidence = _side_by_side(kinds)
     generated = np.array([record.generated for record in records])
     shares, offset = fuse(evidence, importance(kinds), generated, balanced_weights(records))
     ends = np.cumsum([kind[AS_FOUND].shape[1] for kind in kinds])
+    if len(assignments) > 1:
+        sums = [[pieces @ shares for pieces in _side_by_side(others)] for others in assignments]
+        offset = offset_for_the_worst(sums, generated, balanced_weights(records), around=offset)
     return np.split(shares, ends[:-1]), offset
 
 
-def fuse_across(kinds: Kinds, records: Sequence[Record], folds: np.ndarray) -> dict[str, np.ndarray]:
+def _side_by_side(kinds: Kinds) -> list[np.ndarray]:
+    """The pieces of all kinds, (N, E) by variant."""
+    return [np.hstack([kind[variant] for kind in kinds]) for variant in kinds[0]]
+
+
+def offset_for_the_worst(
+    sums: Sequence[Sequence[np.ndarray]], generated: np.ndarray, weights: np.ndarray, *, around: float
+) -> float:
+    """The offset whose balanced accuracy, mean over the variants, is best in the worst of the assignments.
+
+    The curve of each is smoothed: single clips make steps in it. sums: by assignment and variant (N,), without an
+    offset. weights: of the clips, both classes the same and so every source within its class. around: where to look.
+    """
+    offsets = around + _OFFSETS
+    curves = []
+    for variants in sums:
+        right = [((column[:, None] + offsets > 0) == generated[:, None]).T @ weights for column in variants]
+        curves.append(uniform_filter1d(np.mean(right, axis=0), size=_SMOOTHED_OFFSETS, mode="nearest"))
+    return float(offsets[np.min(curves, axis=0).argmax()])
+
+
+def fuse_across(
+    kinds: Kinds, records: Sequence[Record], folds: np.ndarray, *, assignments: Sequence[Kinds] = ()
+) -> dict[str, np.ndarray]:
     """Fuse and calibrate each fold's evidence by what the other folds' says: variant -> log-likelihood ratios (N,).
 
+    assignments: evidence on the same clips by other folds, or with pages held out, to calibrate by instead.
     The experts behind the other folds' evidence did see this fold's clips in training; its own scores and labels play
     no part in its fusion or threshold.
     """
@@ -116,7 +148,10 @@ def fuse_across(kinds: Kinds, records: Sequence[Record], folds: np.ndarray) -> d
     for fold in np.unique(folds):
         inside = folds == fold
         chosen = [record for record, held_out in zip(records, inside, strict=True) if not held_out]
-        others = [{variant: pieces[~inside] for variant, pieces in kind.items()} for kind in kinds]
+        others = [
+            [{variant: pieces[~inside] for variant, pieces in kind.items()} for kind in evidence]
+            for evidence in assignments or [kinds]
+        ]
         shares, offset = calibrate(others, chosen)
         for variant, scores in fused.items():
             parts = [kind[variant][inside] @ share for kind, share in zip(kinds, shares, strict=True)]

@@ -77,6 +77,7 @@ class Recipe:
     halved: tuple[str, ...] = ()  # prefixes of tensors of which vectors too are stored in half precision
     variants: tuple[str, ...] = VARIANTS  # of every clip, AS_FOUND first: learnt from in other families, and measured
     sharp: bool = True  # beside the expert of all variants one of clips as found alone
+    assignments: int = 1  # of families to folds; the threshold is the best for the worst of several (1: a regression's)
     generated_alone: bool = False  # also measure with the variant of generated clips beside genuine ones as found
 
 

@@ -65,7 +65,7 @@ def build_recipe(pretrained: Path) -> Recipe:
         extractors={
             "patch": Extractor(PATCHES, traces),
             "resized": Extractor(RESIZED, colours),
-            "scene": Extractor(RESIZED, scene, in_full=True, clips_per_batch=4),
+            "scene": Extractor(RESIZED, scene, clips_per_batch=4),
         },
         pool=partial(pool_views, num_class_features=scene.num_class_features),
         heads=HEADS,
@@ -75,6 +75,7 @@ def build_recipe(pretrained: Path) -> Recipe:
         networks={"features": traces, "scene": scene},
         packed=("scene.transformer.blocks.",),
         halved=("scene.",),
+        assignments=4,
     )
 
 

@@ -22,6 +22,7 @@ from model.training.protocol import (
     fit_experts,
     fuse_across,
     importance,
+    offset_for_the_worst,
     out_of_fold_evidence,
     pages_can_be_held_out,
     prepare_fit,
@@ -296,9 +297,22 @@ def test_scores_are_log_likelihood_ratios_whatever_the_numbers_of_clips() -> Non
     records = [record for index, record in enumerate(records) if record.generated or index % 3 == 0]
     generated = np.array([record.generated for record in records])
     evidence = np.random.default_rng(0).normal(np.where(generated, 1.0, -1.0))[:, None]
-    (shares,), offset = calibrate([{AS_FOUND: evidence, PROCESSED: evidence}], records)
+    (shares,), offset = calibrate([[{AS_FOUND: evidence, PROCESSED: evidence}]], records)
     assert shares == pytest.approx([2.0], abs=0.25)
     assert offset == pytest.approx(0.0, abs=0.15)
+
+
+def test_the_offset_is_the_best_one_for_the_worst_of_the_assignments() -> None:
+    """Classes part at 0 in one assignment and at 1.2 in the other: in between neither loses more than the other."""
+    rng = np.random.default_rng(0)
+    generated = np.arange(40_000) % 2 == 0
+    weights = np.full(len(generated), 1 / len(generated))
+    sums = [[rng.normal(np.where(generated, 1.0, -1.0) + shift)] for shift in (0.0, 1.2)]
+    alone = offset_for_the_worst(sums[:1], generated, weights, around=0.3)
+    assert alone == pytest.approx(0.0, abs=0.06)
+    assert offset_for_the_worst(sums, generated, weights, around=0.3) == pytest.approx(-0.6, abs=0.06)
+    # Twice the first one beside the second: a mean would lean to the first, the worst case does not.
+    assert offset_for_the_worst([sums[0], *sums], generated, weights, around=0.3) == pytest.approx(-0.6, abs=0.06)
 
 
 # --- figures ---
