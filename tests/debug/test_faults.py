@@ -30,7 +30,7 @@ from debug.faults import (
 )
 from debug.kills import STAGES, read_scores
 from debug.mutations import MUTATIONS, mutate
-from debug.toy_clips import FAMILIES, clip
+from debug.toy_clips import clip
 from model.config import LimitsConfig
 from model.modality import AUDIO, VIDEO
 from model.rows.dataset import open_dataset
@@ -43,10 +43,17 @@ CAN_UNSHARE = os.geteuid() == 0 and shutil.which("unshare") is not None and shut
 def test_damaged_files_and_killed_workers_cost_no_other_row(tmp_path):
     outcome = Outcome()
     run_mutations(
-        outcome, tmp_path, MATERIAL, files=4 * len(FAMILIES), seed=1, workers=2, worker_kills=3, limits=LimitsConfig()
+        outcome,
+        tmp_path,
+        MATERIAL,
+        files=4 * len(MATERIAL.families),
+        seed=1,
+        workers=2,
+        worker_kills=3,
+        limits=LimitsConfig(),
     )
     assert outcome.broken_promises == 0, outcome.report()
-    assert outcome.files == 84 and outcome.whole_clips == 21
+    assert outcome.files == 124 and outcome.whole_clips == 31
     assert 0 < outcome.scored_damaged < outcome.files, "the damage is neither harmless nor always fatal"
     assert outcome.looks > 0
 

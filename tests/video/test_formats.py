@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from debug.field_clips import X264, X265, Workshop, ffmpegs_frames, source
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import VIDEO
 from model.video.reading import read_clip
-
-from .built import X264, X265, Workshop, ffmpegs_frames, source
 
 MPEG1 = ("-r", "25", "-c:v", "mpeg1video", "-g", "12")
 MPEG2 = ("-r", "25", "-c:v", "mpeg2video", "-g", "12")

@@ -10,11 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.config import LimitsConfig, SamplingConfig
-from model.modality import Refused
-from model.video.reading import Clip, read_clip
-
-from .built import (
+from debug.field_clips import (
     PALETTE,
     X264,
     X265,
@@ -25,6 +21,9 @@ from .built import (
     with_encryption,
     without_later_parameter_sets,
 )
+from model.config import LimitsConfig, SamplingConfig
+from model.modality import Refused
+from model.video.reading import Clip, read_clip
 
 LIMITS = LimitsConfig()
 

@@ -15,13 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from debug.toy_clips import clip
-from model.config import LimitsConfig
-from model.video.header import read_header
-from model.video.reading import read_clip, reader_order
-from model.wheels import verified_wheel
-
-from .built import (
+from debug.field_clips import (
     PALETTE,
     X264,
     X265,
@@ -31,6 +25,12 @@ from .built import (
     with_clean_aperture,
     without_later_parameter_sets,
 )
+from debug.toy_clips import clip
+from model.config import LimitsConfig
+from model.video.header import read_header
+from model.video.reading import read_clip, reader_order
+from model.wheels import verified_wheel
+
 from .test_reading import LIES, SAMPLING
 
 ROOT = Path(__file__).resolve().parents[2]

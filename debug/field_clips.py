@@ -1,9 +1,15 @@
-"""Clips that ffmpeg's command builds, and the frames that it decodes from a clip: what tests of pixels compare with."""
+"""Clips as the field has them, built by ffmpeg's command, and the frames that it decodes from a clip.
+
+Tests of pixels compare with the frames; the fault campaign damages the clips.
+"""
 
 from __future__ import annotations
 
+import functools
 import struct
 import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -115,3 +121,46 @@ def without_later_parameter_sets(stream: bytes) -> bytes:
     first = {unit[0] & 31: unit for unit in reversed(units)}
     kept = [unit for unit in units if unit[0] & 31 not in (7, 8) or unit is first[unit[0] & 31]]
     return b"".join(b"\0\0\0\1" + unit for unit in kept)
+
+
+def _cropped(shop: Workshop) -> Path:
+    return shop.write("cropped.mp4", with_clean_aperture(shop.h264.read_bytes(), 120, 1, 100, 1, 0, 1, 0, 1))
+
+
+def _with_wrong_flags(shop: Workshop) -> Path:
+    content = shop.h264.read_bytes()
+    return shop.write("flags.mp4", content.replace(b"stss", b"free"))
+
+
+_COPY = ("-c", "copy")
+_BOTH = ("-map", "0:v", "-map", "1:v", "-c:v", "mpeg4", "-g", 5)
+# What a seek loses, colour tags that cannot be converted, mirrors, crops, edit lists, key flags, several tracks.
+FIELD_FAMILIES: Mapping[str, Callable[[Workshop], Path]] = {
+    "palette_avi": lambda shop: shop.build(
+        "palette.avi", *source("80x60"), *PALETTE, "-c:v", "rawvideo", "-pix_fmt", "pal8"
+    ),
+    "ictcp_mp4": lambda shop: shop.build(
+        "ictcp.mp4", "-i", shop.h264, *_COPY, "-bsf:v", "h264_metadata=matrix_coefficients=14"
+    ),
+    "reserved_tags_ts": lambda shop: shop.build(
+        "reserved.ts", "-i", shop.mpeg2, *_COPY, "-bsf:v", "mpeg2_metadata=matrix_coefficients=3"
+    ),
+    "mirrored_mp4": lambda shop: shop.build(
+        "mirrored.mp4", "-display_rotation", 90, "-display_hflip", "-i", shop.h264, *_COPY
+    ),
+    "cropped_mp4": _cropped,
+    "cut_by_edit_list_mp4": lambda shop: shop.build("cut.mp4", "-ss", "0.75", "-i", shop.h264, *_COPY),
+    "no_key_flags_mp4": _with_wrong_flags,
+    "two_tracks_mkv": lambda shop: shop.build("two.mkv", *source(), *source("320x240", picture="testsrc"), *_BOTH),
+    "still_beside_mkv": lambda shop: shop.build(
+        "still.mkv", "-i", shop.still, *source(), "-map", "0:v", "-map", "1:v", "-c:v:0", "mjpeg", "-c:v:1", "mpeg4"
+    ),
+    "elementary_h264": lambda shop: shop.build("bare.h264", "-i", shop.h264, *_COPY),
+}
+
+
+@functools.cache
+def field_clip(name: str) -> bytes:
+    """The bytes of one of `FIELD_FAMILIES`."""
+    with tempfile.TemporaryDirectory() as folder:
+        return FIELD_FAMILIES[name](Workshop(Path(folder))).read_bytes()
