@@ -35,6 +35,7 @@ VIDEO_RECIPES: dict[str, tuple[str, ...]] = {
     ".y4m": ("-f", "yuv4mpegpipe"), ".mxf": MPEG2, ".dv": ("-s", "720x576", "-c:v", "dvvideo", "-f", "dv"),
     ".rm": ("-c:v", "rv20", "-f", "rm"), ".rmvb": ("-c:v", "rv20", "-f", "rm"), ".ivf": ("-c:v", "libvpx"),
     ".obu": ("-c:v", "libaom-av1", "-cpu-used", "8", "-f", "obu"), ".nut": (*H264, "-f", "nut"),
+    ".av1": ("-c:v", "libaom-av1", "-cpu-used", "8", "-f", "obu"),
     ".wtv": (*MPEG2, "-f", "wtv"), ".mjpeg": ("-c:v", "mjpeg", "-f", "mjpeg"),
     ".mjpg": ("-c:v", "mjpeg", "-f", "mjpeg"),
     ".h264": (*H264, "-f", "h264"), ".264": (*H264, "-f", "h264"), ".avc": (*H264, "-f", "h264"),

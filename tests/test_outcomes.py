@@ -22,8 +22,11 @@ sys.exit(run_pytest(Path(sys.executable), ["-p", "no:cacheprovider", "-q"], Path
 _TESTS = {
     "passes": "def test_passes(): pass\n",
     "kills its process": "import os, signal\ndef test_killed(): os.kill(os.getpid(), signal.SIGKILL)\n",
-    "kills pytest": (
-        "import os, signal\ndef test_killer():\n    os.kill(os.getppid(), signal.SIGKILL)\n    signal.pause()\n"
+    "kills pytest": (  # once pytest has heard that this test has started
+        "import os, pathlib, signal, time\ndef test_killer():\n"
+        "    outcomes = pathlib.Path(os.environ['SAFE_TEST_OUTCOMES'])\n"
+        "    while 'test_killer' not in outcomes.read_text():\n        time.sleep(0.01)\n"
+        "    os.kill(os.getppid(), signal.SIGKILL)\n    signal.pause()\n"
     ),
     "waits": "import pathlib, signal\ndef test_waits():\n    pathlib.Path('waiting').touch()\n    signal.pause()\n",
     "outlives its limit": ("import pytest, signal\n@pytest.mark.timeout(1)\ndef test_endless(): signal.pause()\n"),
