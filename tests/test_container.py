@@ -14,7 +14,7 @@ from tests.clip_folder import make_clip_folder
 
 
 def test_what_the_container_holds_scores_a_folder(repository: Path, tmp_path: Path) -> None:
-    text = (repository / "Dockerfile").read_text(encoding="utf-8")
+    text = (repository / "debug" / "Dockerfile.scoring").read_text(encoding="utf-8")
     image, results = tmp_path / "image", tmp_path / "results"
     for source, target in re.findall(r"^COPY (\S+) (/\S+)$", text, flags=re.MULTILINE):
         place = image / target.lstrip("/")
@@ -38,6 +38,6 @@ def test_what_the_container_holds_scores_a_folder(repository: Path, tmp_path: Pa
 
 def test_the_context_leaves_out_what_is_not_copied(repository: Path) -> None:
     ignored = (repository / ".dockerignore").read_text().split()
-    copied = re.findall(r"^COPY (\S+)", (repository / "Dockerfile").read_text(), flags=re.MULTILINE)
+    copied = re.findall(r"^COPY (\S+)", (repository / "debug" / "Dockerfile.scoring").read_text(), flags=re.MULTILINE)
     assert {".git", ".venv*", ".cache"} <= set(ignored)
     assert not set(ignored) & set(copied)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import av
 
 from ..config import LimitsConfig
+from ..source import UnnamedFile
 from ..text import shortened
 from .reading import RefusedError
 
@@ -37,15 +38,6 @@ def cause_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {shortened(str(getattr(error, 'strerror', None) or error))}"
 
 
-class _UnnamedFile(io.BufferedReader):
-    """A file whose name FFmpeg does not get to see: it guesses formats from names."""
-
-    name = "<none>"
-
-    def __init__(self, path: str) -> None:
-        super().__init__(io.FileIO(path))
-
-
 @contextlib.contextmanager
 def open_video(
     source: bytes | str, limits: LimitsConfig, *, passed_over: frozenset[int] = frozenset(), decoding: bool = True
@@ -61,7 +53,7 @@ def open_video(
         options |= {"codec_whitelist": "none", "probesize": "32", "analyzeduration": "1", "fpsprobesize": "0"}
     with contextlib.ExitStack() as stack:
         try:
-            file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_UnnamedFile(source))
+            file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(UnnamedFile(source))
             container = stack.enter_context(av.open(file, mode="r", metadata_errors="ignore", options=options))
             stream = _main_video_stream(container, limits, passed_over)
         except MemoryError as error:  # also what FFmpeg says of too many streams
