@@ -23,12 +23,12 @@ from pathlib import Path
 
 from debug import benchmark_stages as stages
 from debug.benchmark_clips import ClipPlan, make_clips, plan_clips
-from model.config import LimitsConfig, SamplingConfig, available_cores
+from model.config import available_cores
 from model.modality import VIDEO
 from model.rows.dataset import open_dataset
 from model.run.pipeline import RunStats
-from model.video.prepare import VideoPreparation
-from model.weights import MANIFEST_NAME, load_manifest
+from model.video.prepare import VideoPreparation, load_preparation
+from model.weights import MANIFEST_NAME
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "benchmark"
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no video in {options.folder}", file=sys.stderr)
         return 1
     clips = [file.read_bytes() for file in files]
-    worker = VideoPreparation(SamplingConfig(), LimitsConfig(), load_manifest(options.weights).views)
+    worker = load_preparation(options.weights)
     counts = options.workers or sorted({*(2**k for k in range(10) if 2**k < available_cores()), available_cores()})
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         rounds = [_measure(clips, worker, options, counts, Path(folder)) for _ in range(options.rounds)]

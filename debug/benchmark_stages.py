@@ -28,7 +28,7 @@ from model.run.pool import DecodePool
 from model.run.scoring import BatchScorer, score_clip
 from model.video.detector import load_network
 from model.video.prepare import VideoPreparation
-from model.video.views import split_views
+from model.video.views import ViewConfig, split_views
 from model.weights import load_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +85,7 @@ def build_plain_network(weights: Path, device: torch.device) -> Plain:
     network.eval().to(device)
 
     def features(content: np.ndarray) -> dict[str, np.ndarray]:
-        parts = split_views(content, manifest.views)
+        parts = split_views(content, manifest.configured("views", ViewConfig))
         return {kind: network(torch.from_numpy(part).to(device), kind).cpu().numpy() for kind, part in parts.items()}
 
     return features

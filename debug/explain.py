@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from model.video.clip import Clip
 from model.video.detector import VideoDetector
-from model.video.reading import Clip
 from model.video.views import PATCHES, RESIZED, ViewPosition, cut_views, split_views, view_positions
 
 _MAX_HEAT_VIEWS = 30  # for the heat map of one frame

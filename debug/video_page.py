@@ -11,9 +11,9 @@ from debug import markup
 from debug.explain import Budget, ClipLook, FrameLook, Moment, heat_maps, look_at_clip, score_moments
 from debug.markup import CLASS_COLOURS, GREY
 from debug.words import explain_score
+from model.video.clip import Clip
 from model.video.detector import VideoDetector
 from model.video.prepare import VideoPreparation
-from model.video.reading import Clip
 
 _MAX_HEAT_MAPS = 3
 _MAX_MOMENTS = 16  # of the curve over time, besides those behind the score

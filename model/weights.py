@@ -7,14 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from .config import SamplingConfig
-from .video.views import BarConfig, ViewConfig
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
+_Config = TypeVar("_Config")
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 8
 
@@ -25,7 +23,7 @@ class WeightsError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What stands in manifest.json: all that inference must know. sampling, bars and views are for video alone."""
+    """What stands in manifest.json: all that inference must know."""
 
     path: Path
     modality: str
@@ -36,20 +34,14 @@ class Manifest:
     heads: Mapping[str, Mapping[str, Any]]  # as `heads.from_arrays` takes them
     offset: float  # of the score
 
-    @property
-    def sampling(self) -> SamplingConfig:
-        """Which frames are read."""
-        return SamplingConfig(**self.input["sampling"])
-
-    @property
-    def bars(self) -> BarConfig:
-        """What is cut off as black bars."""
-        return BarConfig(**self.input["bars"])
-
-    @property
-    def views(self) -> ViewConfig:
-        """What is cut out of the frames."""
-        return ViewConfig(**self.input["views"])
+    def configured(self, part: str, config: type[_Config]) -> _Config:
+        """A part of `input` as the dataclass `config`. Raises: WeightsError: missing, or a value out of range."""
+        try:
+            return config(**self.input[part])
+        except (TypeError, ValueError, KeyError) as error:
+            raise WeightsError(
+                f"{self.path}: input.{part} is not usable: {error!r}; restore it from the repository"
+            ) from error
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -60,10 +52,7 @@ def load_manifest(folder: Path) -> Manifest:
         if content["format_version"] != FORMAT_VERSION:
             raise WeightsError(f"{path} has format {content['format_version']}; this code reads {FORMAT_VERSION}")
         parts = {name: content[name] for name in ("modality", "file", "sha256", "input", "architecture", "heads")}
-        manifest = Manifest(path=path, **parts, offset=float(content["calibration"]["offset"]))
-        if manifest.modality == "video":
-            _ = manifest.sampling, manifest.bars, manifest.views  # a value out of range is told here
-        return manifest
+        return Manifest(path=path, **parts, offset=float(content["calibration"]["offset"]))
     except OSError as error:
         raise WeightsError(
             f"no weights: cannot read {path} ({error.strerror}); fetch the repository with its LFS files"

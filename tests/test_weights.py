@@ -12,6 +12,7 @@ import pytest
 
 from model.config import SamplingConfig
 from model.training.export import manifest_text
+from model.video.prepare import load_preparation
 from model.video.views import BarConfig, ViewConfig
 from model.weights import FORMAT_VERSION, WeightsError, load_manifest
 
@@ -44,17 +45,17 @@ def test_settings_of_the_input_are_the_manifests(committed: Path, tmp_path: Path
         "bars": {"level": 20, "step": 8, "rim": 1},
         "views": {"num_patches": 3, "size": 64},
     }
-    manifest = load_manifest(_changed(committed, tmp_path, input=parts))
-    assert manifest.sampling == SamplingConfig(max_runs=2, max_run_frames=3, min_run_frames=1)
-    assert manifest.bars == BarConfig(level=20, step=8, rim=1)
-    assert manifest.views == ViewConfig(num_patches=3, size=64)
+    preparation = load_preparation(_changed(committed, tmp_path, input=parts))
+    assert preparation.sampling == SamplingConfig(max_runs=2, max_run_frames=3, min_run_frames=1)
+    assert preparation.bars == BarConfig(level=20, step=8, rim=1)
+    assert preparation.views == ViewConfig(num_patches=3, size=64)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"format_version": 7}, f"has format 7; this code reads {FORMAT_VERSION}"),
-        ({"input": {"sampling": {}, "views": {}}}, "is not a manifest of this project: KeyError.'bars'."),
+        ({"input": {"sampling": {}, "views": {}}}, "input.bars is not usable: KeyError.'bars'."),
         ({"input": {"sampling": {"max_runs": 0}, "views": {}, "bars": {}}}, "max_runs must be at least 1, got 0"),
         ({"input": {"sampling": {"speed": 2}, "views": {}, "bars": {}}}, "unexpected keyword argument 'speed'"),
         ({"input": {"sampling": {}, "views": {}, "bars": {"step": 0}}}, "step .0. must be at least 1"),
@@ -65,7 +66,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
     committed: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(WeightsError, match=message):
-        load_manifest(_changed(committed, tmp_path, **changes))
+        load_preparation(_changed(committed, tmp_path, **changes))
 
 
 def test_no_manifest_is_told(tmp_path: Path) -> None:

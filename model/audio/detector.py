@@ -45,7 +45,7 @@ class AudioDetector:
 
     def __init__(self, network: AudioNetwork, decision: Decision, manifest: Manifest, device: torch.device) -> None:
         self.manifest = manifest
-        self.view_config = ViewConfig(**manifest.input["views"])
+        self.view_config = manifest.configured("views", ViewConfig)
         self.views_per_clip = self.view_config.max_windows
         self.device = device
         self._sizes, self._decision = network.sizes, decision

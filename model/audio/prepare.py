@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import LimitsConfig
 from ..modality import Prepared
-from ..weights import WeightsError, load_manifest
+from ..weights import load_manifest
 from .reading import Sound, read_sound
 from .views import ViewConfig, cut_windows
 
@@ -56,8 +56,4 @@ class AudioPreparation:
 def load_preparation(weights: Path, limits: LimitsConfig | None = None) -> AudioPreparation:
     """As the manifest in the folder `weights` says. Raises: WeightsError."""
     manifest = load_manifest(weights)
-    try:
-        views = ViewConfig(**manifest.input["views"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{manifest.path} does not say how speech is cut: {error!r}") from error
-    return AudioPreparation(limits or LimitsConfig(), views)
+    return AudioPreparation(limits or LimitsConfig(), manifest.configured("views", ViewConfig))

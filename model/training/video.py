@@ -80,7 +80,7 @@ def build_recipe(pretrained: Path) -> Recipe:
 
 
 def prepare(record: Record, variant: str) -> np.ndarray:
-    """Views of one clip, as found or of its processed copy: uint8 (num_bytes,). Raises: VideoReadError."""
+    """Views of one clip, as found or of its processed copy: uint8 (num_bytes,). Raises: Unreadable."""
     if variant == AS_FOUND:
         return cut_views(PREPARATION.read(str(record.path)).runs, VIEWS)
     whole = read_clip(str(record.path), _COPY_SAMPLING, PREPARATION.limits).runs[0]  # bars and all

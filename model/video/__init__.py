@@ -1,5 +1,6 @@
 """Video: reading, views, networks, the detector."""
 
-from .reading import Clip, RefusedError, VideoReadError, read_clip
+from .clip import Clip
+from .reading import read_clip
 
-__all__ = ["Clip", "RefusedError", "VideoReadError", "read_clip"]
+__all__ = ["Clip", "read_clip"]

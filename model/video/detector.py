@@ -18,7 +18,7 @@ from ..heads import Decision, from_arrays
 from ..weights import Manifest, WeightsError, load_manifest, load_tensors
 from .scene import SceneArchitecture, SceneNetwork
 from .traces import FeatureNetwork
-from .views import PATCHES, RESIZED, split_views
+from .views import PATCHES, RESIZED, ViewConfig, split_views
 
 _NETWORKS = ("features.", "scene.")  # prefixes of the networks' tensors in the file; the others belong to heads
 
@@ -97,7 +97,7 @@ class VideoDetector:
     ) -> None:
         """dtype: of products on a CPU."""
         self.manifest = manifest
-        self.view_config = manifest.views
+        self.view_config = manifest.configured("views", ViewConfig)
         self.views_per_clip = self.view_config.num_views
         self.device = device
         self._layout, self._decision = network.layout, decision

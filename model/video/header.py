@@ -11,10 +11,11 @@ import av
 import numpy as np
 
 from ..config import LimitsConfig
+from ..modality import Unreadable
 from .boxes import read_track_header
+from .clip import Header
 from .codecs import parameter_sets, starts_anew
 from .opening import ERRORS, duration_of, open_video
-from .reading import Header, VideoReadError
 
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
 _MIN_CLAIM = 10_000  # frames that any file may claim to have
@@ -28,7 +29,7 @@ def read_header(source: bytes | str, limits: LimitsConfig) -> Header | None:
             return None
         with open_video(source, limits, decoding=False) as (container, stream):
             return _scan(source, container, stream, limits)
-    except (VideoReadError, *ERRORS):
+    except (Unreadable, *ERRORS):
         return None
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import av
 
 from ..config import LimitsConfig
+from ..modality import Refused
 from ..source import UnnamedFile
 from ..text import shortened
-from .reading import RefusedError
 
 # Containers that hold one video in one file. Left out: playlists, manifests and patterns (hls, dash, concat, sdp,
 # image2, ...), which would make FFmpeg open whatever files and addresses they name.
@@ -45,7 +45,7 @@ def open_video(
     """The open container and its main video stream. FFmpeg gets bytes alone: no name to guess from, no protocol.
 
     passed_over: numbers of streams that turned out to be no video. decoding: FFmpeg may decode a few frames, to know
-    pixel format and reordering. Raises: RefusedError: not a video, or over a limit.
+    pixel format and reordering. Raises: Refused: not a video, or over a limit.
     """
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "max_streams": str(limits.max_streams + 1),
                "max_pixels": str(limits.max_frame_pixels)}  # fmt: skip
@@ -57,9 +57,9 @@ def open_video(
             container = stack.enter_context(av.open(file, mode="r", metadata_errors="ignore", options=options))
             stream = _main_video_stream(container, limits, passed_over)
         except MemoryError as error:  # also what FFmpeg says of too many streams
-            raise RefusedError(f"the file has more than {limits.max_streams} streams, or a header too large") from error
+            raise Refused(f"the file has more than {limits.max_streams} streams, or a header too large") from error
         except ERRORS as error:
-            raise RefusedError(f"not a readable video: {cause_of(error)}") from error
+            raise Refused(f"not a readable video: {cause_of(error)}") from error
         yield container, stream
 
 
@@ -71,9 +71,9 @@ def duration_of(container: av.container.InputContainer, stream: av.video.stream.
 
 
 def refuse_still_picture(container: av.container.InputContainer, num_frames: int) -> None:
-    """Raises: RefusedError: what was taken for bare Motion JPEG is one picture."""
+    """Raises: Refused: what was taken for bare Motion JPEG is one picture."""
     if container.format.name == _MAYBE_MOTION_JPEG and num_frames <= 1:
-        raise RefusedError("not a video: a still picture (jpeg)")
+        raise Refused("not a video: a still picture (jpeg)")
 
 
 def _main_video_stream(
@@ -81,17 +81,17 @@ def _main_video_stream(
 ) -> av.video.stream.VideoStream:
     """The stream that players show: never a still; by default flag, then number of frames, then size, then place."""
     if len(container.streams) > limits.max_streams:
-        raise RefusedError(f"the file has more than {limits.max_streams} streams")
+        raise Refused(f"the file has more than {limits.max_streams} streams")
     name = container.format.name
     if name.endswith("_pipe") and name != _MAYBE_MOTION_JPEG:
-        raise RefusedError(f"not a video: a still picture ({name.removesuffix('_pipe')})")
+        raise Refused(f"not a video: a still picture ({name.removesuffix('_pipe')})")
     pictures = [stream for stream in container.streams.video if stream.index not in passed_over]
     streams = [one for one in pictures if one.codec_context is not None and not _disposition(one) & _NO_VIDEO]
     if streams:
         return max(streams, key=_preference)
     if container.streams.audio and all(_disposition(one) & _NO_VIDEO for one in pictures):
-        raise RefusedError("not a video: it holds sound only, no picture")
-    raise RefusedError("the file holds no video stream that can be decoded")
+        raise Refused("not a video: it holds sound only, no picture")
+    raise Refused("the file holds no video stream that can be decoded")
 
 
 def _preference(stream: av.video.stream.VideoStream) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ import numpy as np
 from ..config import LimitsConfig, SamplingConfig
 from ..modality import Prepared
 from ..weights import load_manifest
-from .reading import READERS, Clip, Reader, read_clip
+from .clip import Clip
+from .reading import READERS, Reader, read_clip
 from .views import BarConfig, ViewConfig, cut_views, trim_bars
 
 _LENGTH_BYTES = 8
@@ -24,7 +25,8 @@ _MAX_HEADER_BYTES = 1 << 20
 def load_preparation(weights: Path, limits: LimitsConfig | None = None) -> VideoPreparation:
     """As the manifest in the folder `weights` says. Raises: WeightsError."""
     manifest = load_manifest(weights)
-    return VideoPreparation(manifest.sampling, limits or LimitsConfig(), manifest.views, manifest.bars)
+    sampling, views = manifest.configured("sampling", SamplingConfig), manifest.configured("views", ViewConfig)
+    return VideoPreparation(sampling, limits or LimitsConfig(), views, manifest.configured("bars", BarConfig))
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class VideoPreparation:
         return len(self.readers)
 
     def __call__(self, source: bytes | str, attempt: int = 0) -> Prepared:
-        """Views of a video, for `split_views`. Raises: VideoReadError, and nothing else for a bad file."""
+        """Views of a video, for `split_views`. Raises: Unreadable, and nothing else for a bad file."""
         started = time.perf_counter()
         clip = self.read(source, attempt)
         read = time.perf_counter()
@@ -60,7 +62,7 @@ class VideoPreparation:
     def read(self, source: bytes | str, attempt: int | None = None) -> Clip:
         """The frames that views are cut from, without black bars. attempt: None tries every decoder in this process.
 
-        Raises: VideoReadError.
+        Raises: Unreadable.
         """
         clip = read_clip(source, self.sampling, self.limits, attempt=attempt, readers=self.readers)
         return replace(clip, runs=trim_bars(clip.runs, self.bars))
@@ -92,7 +94,7 @@ class FramesPreparation:
         return self.video.attempts
 
     def __call__(self, source: bytes | str, attempt: int = 0) -> Prepared:
-        """Raises: VideoReadError."""
+        """Raises: Unreadable."""
         clip = self.video.read(source, attempt)
         header = json.dumps(
             {

@@ -9,70 +9,17 @@ Runs in decode workers, so nothing heavy is imported here, and neither decoder b
 
 from __future__ import annotations
 
-import math
-import os
-import stat
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from dataclasses import replace
 
 from ..config import LimitsConfig, SamplingConfig
 from ..modality import Refused, Unreadable
+from ..source import checked_source
 from ..text import one_line
-from .boxes import TrackHeader
+from .clip import Clip, Header
 
-
-class VideoReadError(Unreadable):
-    """No frame of this video can be used. The message names the limit or the cause."""
-
-
-class RefusedError(VideoReadError, Refused):
-    """No video at all, or one that costs more than a clip may; no other decoder is to try it."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Frames of one video.
-
-    runs: uint8 RGB arrays of shape (T_i, H, W, 3), consecutive frames each, in display order, as
-    displayed (crop, rotation and mirroring of the container applied). pts_seconds: for each run the
-    presentation times, (T_i,) float64, nan where the file has none. decoder: which of DECODERS gave the
-    frames. note: what was lost on the way, empty if nothing. duration_seconds: of the whole file, nan if
-    unknown.
-    """
-
-    runs: tuple[np.ndarray, ...]
-    pts_seconds: tuple[np.ndarray, ...]
-    decoder: str
-    note: str = ""
-    duration_seconds: float = math.nan
-
-    @property
-    def num_frames(self) -> int:
-        """How many were looked at."""
-        return sum(len(run) for run in self.runs)
-
-
-@dataclass(frozen=True)
-class Header:
-    """Of an MP4, MOV, Matroska or WebM file's main video. Places count the frames that are shown, in that order."""
-
-    codec: str
-    width: int
-    height: int
-    num_videos: int  # streams of pictures, of whatever kind
-    track: TrackHeader
-    seconds: np.ndarray = field(repr=False)  # when each frame is shown, (T,) float64, ascending
-    key_places: tuple[int, ...]
-    in_order: bool  # each frame is shown, at a time of its own
-    closed_groups: bool  # no frame needs, or is shown before, one on the other side of a key frame
-    same_sets: bool  # parameter sets do not change on the way
-    duration_seconds: float  # of the whole file; nan if unknown
-
-
-# (source, sampling, limits, deadline on time.process_time(), what the container says) -> Clip. Raises: VideoReadError.
+# (source, sampling, limits, deadline on time.process_time(), what the container says) -> Clip. Raises: Unreadable.
 Reader = Callable[[bytes | str, SamplingConfig, LimitsConfig, float, Header | None], Clip]
 
 
@@ -82,7 +29,7 @@ def _read_with_pyav(
     try:
         from .reading_pyav import read
     except ImportError as error:
-        raise VideoReadError(f"not installed: {one_line(error)}") from error
+        raise Unreadable(f"not installed: {one_line(error)}") from error
     return read(source, sampling, limits, deadline)
 
 
@@ -92,7 +39,7 @@ def _read_with_decord(
     try:
         from .reading_decord import read
     except (ImportError, OSError) as error:  # OSError: its shared library does not load
-        raise VideoReadError(f"not installed: {one_line(error)}") from error
+        raise Unreadable(f"not installed: {one_line(error)}") from error
     return read(source, sampling, limits, deadline, header)
 
 
@@ -151,10 +98,10 @@ def read_clip(
 
     source: the file's bytes, or its path. attempt: only the decoder at this place of the file's `reader_order`; None:
     one after the other. decoders: names in `readers`, in the order to try, instead of the file's. Limits are
-    checked on the header, before the cost is paid. Raises: VideoReadError, and nothing else for a bad file.
+    checked on the header, before the cost is paid. Raises: Unreadable, and nothing else for a bad file.
     """
     deadline = time.process_time() + limits.soft_seconds  # its own time: a busy machine must not cost frames
-    source = _checked_source(source, limits)
+    source = checked_source(source, limits.max_file_bytes)
     header = _header_of(source, limits)
     if decoders is None:
         order = [name for name in reader_order(header) if name in readers]
@@ -163,15 +110,15 @@ def read_clip(
     for decoder in decoders if attempt is None else decoders[attempt : attempt + 1]:
         try:
             clip = readers[decoder](source, sampling, limits, deadline, header)
-        except RefusedError:
+        except Refused:
             raise
-        except VideoReadError as error:
+        except Unreadable as error:
             reasons.append(f"{decoder}: {error}")
         except MemoryError:
             reasons.append(f"{decoder}: needs more than {limits.worker_memory_bytes >> 20} MiB")
         else:
             return replace(clip, decoder=decoder, note="; ".join(filter(None, [*reasons, clip.note])))
-    raise VideoReadError("; ".join(reasons) or "no decoder left to try")
+    raise Unreadable("; ".join(reasons) or "no decoder left to try")
 
 
 def _header_of(source: bytes | str, limits: LimitsConfig) -> Header | None:
@@ -180,37 +127,3 @@ def _header_of(source: bytes | str, limits: LimitsConfig) -> Header | None:
     except ImportError:  # no PyAV, which reads it
         return None
     return read_header(source, limits)
-
-
-def _checked_source(source: bytes | str, limits: LimitsConfig) -> bytes | str:
-    """The source with its path made absolute, so that FFmpeg takes no part of it for a protocol.
-
-    Raises: VideoReadError: empty, too large, or not a plain file (opening a pipe or a device can wait for ever).
-    """
-    if isinstance(source, str):
-        source = os.path.abspath(source)
-        try:
-            status = os.stat(source)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            raise VideoReadError(f"cannot read the file: {getattr(error, 'strerror', error)}") from error
-        if not stat.S_ISREG(status.st_mode):
-            raise VideoReadError(f"not a plain file: {stat.filemode(status.st_mode)}")
-        size = status.st_size
-    else:
-        size = len(source)
-    if size == 0:
-        raise VideoReadError("the file is empty")
-    if size > limits.max_file_bytes:
-        raise RefusedError(f"the file has {size} bytes; the limit is {limits.max_file_bytes}")
-    return source
-
-
-def check_frame_size(width: int, height: int, limits: LimitsConfig) -> None:
-    """Raises: RefusedError: a decompression bomb."""
-    if width * height > limits.max_frame_pixels:
-        raise RefusedError(f"frames of {width}x{height} pixels; the limit is {limits.max_frame_pixels} pixels")
-
-
-def max_frames_in_memory(width: int, height: int, limits: LimitsConfig) -> int:
-    """How many RGB frames of this size one clip may hold at once."""
-    return max(1, limits.max_decoded_bytes // max(1, 3 * width * height))

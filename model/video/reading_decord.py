@@ -16,8 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..config import LimitsConfig, SamplingConfig
+from ..modality import Refused, Unreadable
 from ..text import one_line
-from .reading import Clip, Header, RefusedError, VideoReadError, check_frame_size, max_frames_in_memory
+from .clip import Clip, Header, check_frame_size, max_frames_in_memory
 from .runs import Run, is_blank
 from .sampling import choose_runs
 
@@ -70,7 +71,7 @@ def read(
         reader = decord.VideoReader(file, num_threads=1, fault_tol=_NO_SUBSTITUTES)
         seconds, keys = (header.seconds, header.key_places) if header else _own_count(reader)
         if len(reader) != len(seconds):
-            raise VideoReadError(f"finds {len(reader)} frames of {len(seconds)}")
+            raise Unreadable(f"finds {len(reader)} frames of {len(seconds)}")
         planned = choose_runs([0, *keys], len(seconds), sampling, max_frames=max_frames)
         runs = []
         for run, following in zip(planned, [*planned[1:], None], strict=True):
@@ -78,11 +79,11 @@ def read(
             if time.process_time() > deadline:
                 break
     except _ERRORS as error:
-        raise VideoReadError(one_line(error)) from error
+        raise Unreadable(one_line(error)) from error
     height, width = runs[0][0].shape[1:3]
     check_frame_size(width, height, limits)
     if size and size not in ((width, height), (height, width)):
-        raise VideoReadError(f"read frames of {width}x{height}; the container says {size[0]}x{size[1]}")
+        raise Unreadable(f"read frames of {width}x{height}; the container says {size[0]}x{size[1]}")
     return Clip(
         tuple(frames for frames, _ in runs),
         tuple(times for _, times in runs),
@@ -93,11 +94,11 @@ def read(
 
 
 def _own_count(reader: decord.VideoReader) -> tuple[np.ndarray, list[int]]:
-    """(seconds of each frame, places of the key frames). Raises: VideoReadError: no clear order."""
+    """(seconds of each frame, places of the key frames). Raises: Unreadable: no clear order."""
     seconds = np.asarray(reader.get_frame_timestamp(list(range(len(reader)))), dtype=np.float64)[:, 0]
     # Without timestamps in order decord maps indices to the wrong frames, and says nothing.
     if len(seconds) > 1 and not (np.isfinite(seconds).all() and (np.diff(seconds) > 0).all()):
-        raise VideoReadError("the timestamps are missing or out of order")
+        raise Unreadable("the timestamps are missing or out of order")
     return seconds, reader.get_key_indices()
 
 
@@ -110,7 +111,7 @@ def _size_by_pyav(source: bytes | str, limits: LimitsConfig) -> tuple[int, int] 
     with open_video(source, limits) as (_, stream):
         size = stream.codec_context.width, stream.codec_context.height
     if 0 in size:  # FFmpeg keeps no size over its limit; decord knows no limit, and takes a minute for 16k x 16k pixels
-        raise RefusedError(f"the header tells no frame size, or one over the limit of {limits.max_frame_pixels} pixels")
+        raise Refused(f"the header tells no frame size, or one over the limit of {limits.max_frame_pixels} pixels")
     return size
 
 

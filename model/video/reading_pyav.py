@@ -16,11 +16,12 @@ import av
 import numpy as np
 
 from ..config import LimitsConfig, SamplingConfig
+from ..modality import Refused, Unreadable
 from .boxes import read_track_header
+from .clip import Clip, check_frame_size, max_frames_in_memory
 from .codecs import SEEKABLE, parameter_sets
 from .opening import ERRORS, cause_of, duration_of, open_video, refuse_still_picture
 from .pixels import RgbConverter
-from .reading import Clip, RefusedError, VideoReadError, check_frame_size, max_frames_in_memory
 from .runs import Run
 from .sampling import choose_runs
 
@@ -69,7 +70,7 @@ def read(
             number = [one.index for one in container.streams.video].index(stream.index)
             header = read_track_header(source, track_id=stream.id, number=number)
             if header.encrypted:
-                raise RefusedError("the video is encrypted")
+                raise Refused("the video is encrypted")
             to_rgb = RgbConverter(header.crop)
             video = _Video(container, stream, to_rgb, limits, deadline)
             first = Run(min(sampling.max_run_frames, max_frames), limits)
@@ -83,25 +84,25 @@ def read(
             looked_at = passed_over | {stream.index}
             another = scan.num_packets == 1 and len(container.streams.video) > len(looked_at)
         if another:
-            with contextlib.suppress(VideoReadError):  # one picture: another stream may be the video
+            with contextlib.suppress(Unreadable):  # one picture: another stream may be the video
                 return read(source, sampling, limits, deadline, passed_over=looked_at)
         if not any(run.frames for run in runs):
             with open_video(source, limits, passed_over=passed_over) as (container, stream):
                 _prepare(stream, limits)
                 runs = _read_in_one_pass(_Video(container, stream, to_rgb, limits, deadline), planned)
     except ERRORS as error:
-        raise VideoReadError(cause_of(error)) from error
+        raise Unreadable(cause_of(error)) from error
     return _clip_of(runs, planned, bool(scan.packets), duration, limits, deadline)
 
 
 def _clip_of(
     runs: list[Run], planned: list[range], counted: bool, duration: float, limits: LimitsConfig, deadline: float
 ) -> Clip:
-    """counted: whether the number of frames is known. Raises: VideoReadError: no run has a frame."""
+    """counted: whether the number of frames is known. Raises: Unreadable: no run has a frame."""
     runs = [run for run in runs if run.frames]
     if not runs:
         late = time.process_time() >= deadline
-        raise VideoReadError(f"no frame decoded in {limits.soft_seconds:g} s" if late else "no frame can be decoded")
+        raise Unreadable(f"no frame decoded in {limits.soft_seconds:g} s" if late else "no frame can be decoded")
     got, wanted = sum(len(run.frames) for run in runs), sum(len(run) for run in planned)
     return Clip(
         tuple(np.stack(run.frames) for run in runs),
@@ -125,7 +126,7 @@ def _scan(video: _Video, first: Run) -> _Scan:
     """Demux to the end, decoding no further than `first` needs: so it starts with the first frame that is shown,
     whatever key frames say, and the decoder has seen what stands at the file's start.
 
-    Raises: RefusedError: the stream is encrypted.
+    Raises: Refused: the stream is encrypted.
     """
     scan = _Scan()
     context, codec, ordered = video.stream.codec_context, video.stream.codec_context.name, True
@@ -140,7 +141,7 @@ def _scan(video: _Video, first: Run) -> _Scan:
         if packet.size == 0:
             break
         if packet.has_sidedata("encryption_info"):
-            raise RefusedError("the video is encrypted")
+            raise Refused("the video is encrypted")
         is_key = packet.is_keyframe and packet.size > _PLACEHOLDER_BYTES
         found = parameter_sets(codec, memoryview(packet), extradata)
         if found:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..config import LimitsConfig
-from .reading import max_frames_in_memory
+from .clip import max_frames_in_memory
 
 _MAX_BLANK_FRAMES = 60  # passed over at the start of a run: two seconds of black before a clip fades in
 _BLANK_DEVIATION = 4.0  # grey levels, of the pixels of a frame that shows nothing

@@ -24,9 +24,9 @@ from debug.scenes import Scene, clouds, discs, plasma, shaky_noise
 from debug.video_examples import ENCODINGS, NUM_FRAMES, build_examples, decode_frames, encode_frames
 from debug.voices import VOICES, WHISPER, Voice, speak
 from model.config import LimitsConfig, SamplingConfig
-from model.modality import MODALITIES, Modality
+from model.modality import MODALITIES, Modality, Unreadable
 from model.rows.dataset import open_dataset
-from model.video.reading import VideoReadError, read_clip
+from model.video.reading import read_clip
 
 CODEC_NAMES = {"mpeg2": "mpeg2video", "av1-webm": "av1", "h264-444": "h264", "h264-low": "h264"}  # ours -> FFmpeg's
 
@@ -152,7 +152,7 @@ def test_only_the_broken_clips_cannot_be_read(rendered: list[Example]) -> None:
             clip = read_clip(example.content, SamplingConfig(), LimitsConfig())
             assert clip.num_frames >= 2, example.id
         else:
-            with pytest.raises(VideoReadError):
+            with pytest.raises(Unreadable):
                 read_clip(example.content, SamplingConfig(), LimitsConfig())
 
 

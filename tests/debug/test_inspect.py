@@ -16,9 +16,10 @@ from debug.words import explain_score, verdict_words
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import VIDEO
 from model.run.inputs import find_files
+from model.video.clip import Clip
 from model.video.copies import encode
 from model.video.prepare import VideoPreparation
-from model.video.reading import Clip, read_clip
+from model.video.reading import read_clip
 from model.video.views import ViewConfig, split_views
 from tests.clip_folder import render_frames
 

@@ -13,8 +13,9 @@ import time
 import numpy as np
 
 from model.config import LimitsConfig, SamplingConfig
-from model.modality import Prepared
-from model.video.reading import READERS, Clip, Header, VideoReadError
+from model.modality import Prepared, Unreadable
+from model.video.clip import Clip, Header
+from model.video.reading import READERS
 
 PREFIX = b"FAULT:"
 
@@ -101,7 +102,7 @@ def _read(
         fault, _, rest = source[len(PREFIX) :].partition(b"\n")
         FAULTS[fault.decode()]()
         if not rest:
-            raise VideoReadError("nothing but a fault")
+            raise Unreadable("nothing but a fault")
         source, header = rest, None
     return READERS[name](source, sampling, limits, deadline, header)
 

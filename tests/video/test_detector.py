@@ -17,6 +17,7 @@ from model.heads import Decision, KernelHead, LinearHead, Projection
 from model.training.export import WEIGHTS_NAME, export_weights
 from model.training.video import SCENE, build_feature_network, build_recipe, build_scene_network, resize_positions
 from model.video.detector import VideoDetector, fold_batch_norms, load_detector
+from model.video.prepare import load_preparation
 from model.video.scene import SceneNetwork
 from model.video.traces import STREAMS, FeatureNetwork
 from model.video.views import PATCHES, RESIZED, BarConfig, ViewConfig
@@ -305,9 +306,10 @@ def test_weights_of_another_architecture_are_refused(weights: Path, tmp_path: Pa
 def test_the_committed_weights_load(repository: Path) -> None:
     manifest = load_manifest(repository / "weights" / "video")
     detector = load_detector(repository / "weights" / "video", CPU)
-    assert detector.view_config == manifest.views
-    views = np.random.default_rng(0).integers(0, 256, manifest.views.num_bytes, np.uint8)
+    config = detector.view_config
+    assert config == load_preparation(manifest.path.parent).views
+    views = np.random.default_rng(0).integers(0, 256, config.num_bytes, np.uint8)
     score = detector.score(detector.clip_features(views))
     assert np.isfinite(score)
     assert abs(score) < 50
-    assert (manifest.views.size, manifest.views.resized_size) == (224, manifest.architecture["scene"]["size"])
+    assert (config.size, config.resized_size) == (224, manifest.architecture["scene"]["size"])

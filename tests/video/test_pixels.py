@@ -23,7 +23,8 @@ from debug.field_clips import (
 )
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import Refused
-from model.video.reading import Clip, read_clip
+from model.video.clip import Clip
+from model.video.reading import read_clip
 
 LIMITS = LimitsConfig()
 

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import LimitsConfig
 from model.run.scoring import score_clip
 from model.video.detector import load_detector
-from model.video.prepare import VideoPreparation
-from model.weights import load_manifest
+from model.video.prepare import load_preparation
 
 CLIPS_A_LABEL = 40
 MOST = 0.05  # that a score may move; a verdict closer to 0 than this may turn
@@ -22,8 +20,7 @@ MOST = 0.05  # that a score may move; a verdict closer to 0 than this may turn
 @pytest.mark.long
 def test_bfloat16_turns_no_verdict(repository: Path, shared_clips: Path) -> None:
     weights = repository / "weights" / "video"
-    manifest = load_manifest(weights)
-    preparation = VideoPreparation(manifest.sampling, LimitsConfig(), manifest.views)
+    preparation = load_preparation(weights)
     with open(shared_clips / "manifest.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     chosen = random.Random(1)

@@ -17,9 +17,10 @@ from imageio_ffmpeg import get_ffmpeg_exe
 
 from debug.toy_clips import PLAYABLE, SPECS, clip, picture, render
 from model.config import LimitsConfig, SamplingConfig
+from model.modality import Refused, Unreadable
 from model.video.copies import encode
 from model.video.header import read_header
-from model.video.reading import RefusedError, VideoReadError, read_clip, reader_order
+from model.video.reading import read_clip, reader_order
 
 # More than script.py reads: the frames after a key frame are looked at as well.
 SAMPLING, LIMITS = SamplingConfig(max_runs=3, max_run_frames=4), LimitsConfig()
@@ -88,7 +89,7 @@ def test_decord_gives_the_same_pixels_where_it_is_first(name):
     ours = read_clip(clip(name), SAMPLING, LIMITS, decoders=("pyav",))
     try:
         theirs = read_clip(clip(name), SAMPLING, LIMITS, decoders=("decord",))
-    except VideoReadError:
+    except Unreadable:
         if "av1" in name and decord.decord.__version__ == "0.6.0":
             pytest.skip("decord 0.6.0 knows no AV1, and says so: PyAV reads it then")
         raise
@@ -175,7 +176,7 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_with_a_reason(case):
     source, reason = REFUSED[case]
-    with pytest.raises(VideoReadError, match=reason):
+    with pytest.raises(Unreadable, match=reason):
         read_clip(clip(source) if isinstance(source, str) else source, SAMPLING, LIMITS)
 
 
@@ -184,16 +185,16 @@ def test_a_playlist_opens_no_other_file(tmp_path):
     (tmp_path / "good.ts").write_bytes(clip("h264_ts"))
     playlist = tmp_path / "list.mp4"
     playlist.write_text(f"ffconcat version 1.0\nfile {tmp_path}/good.ts\n")
-    with pytest.raises(VideoReadError, match="not a readable video"):
+    with pytest.raises(Unreadable, match="not a readable video"):
         read_clip(str(playlist), SAMPLING, LIMITS)
     playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{tmp_path}/good.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(VideoReadError, match="not a readable video"):
+    with pytest.raises(Unreadable, match="not a readable video"):
         read_clip(playlist.read_bytes(), SAMPLING, LIMITS)
 
 
 @pytest.mark.parametrize("path", ["http://127.0.0.1/x.mp4", "concat:a|b", "pipe:0", "lavfi:testsrc", "nul\0.mp4", "-"])
 def test_a_path_is_only_a_path(path):
-    with pytest.raises(VideoReadError, match="cannot read the file"):
+    with pytest.raises(Unreadable, match="cannot read the file"):
         read_clip(path, SAMPLING, LIMITS)
 
 
@@ -207,9 +208,9 @@ def test_only_plain_files_are_opened(tmp_path):
         "folder.mp4": "not a plain file",
         "dangling.mp4": "cannot read",
     }.items():
-        with pytest.raises(VideoReadError, match=reason):
+        with pytest.raises(Unreadable, match=reason):
             read_clip(str(tmp_path / name), SAMPLING, LIMITS)
-    with pytest.raises(VideoReadError, match="not a plain file"):
+    with pytest.raises(Unreadable, match="not a plain file"):
         read_clip("/dev/zero", SAMPLING, LIMITS)
 
 
@@ -229,7 +230,7 @@ def test_a_linked_file_is_read(tmp_path):
     ],
 )
 def test_limits_are_checked_on_the_header(limit, reason):
-    with pytest.raises(RefusedError, match=reason):
+    with pytest.raises(Refused, match=reason):
         read_clip(clip("h264_audio"), SAMPLING, replace(LIMITS, **limit))
 
 
@@ -237,7 +238,7 @@ def test_limits_are_checked_on_the_header(limit, reason):
 def test_huge_pictures_cost_nothing(decoder):
     """Where each frame is a picture of its own, FFmpeg drops a size over the limit, and decord would decode it."""
     pytest.importorskip("decord")
-    with pytest.raises(VideoReadError, match="no frame can be decoded|one over the limit of 10000 pixels"):
+    with pytest.raises(Unreadable, match="no frame can be decoded|one over the limit of 10000 pixels"):
         read_clip(clip("mjpeg_avi"), SAMPLING, replace(LIMITS, max_frame_pixels=10_000), decoders=(decoder,))
 
 
@@ -249,7 +250,7 @@ def test_thousands_of_tracks_are_refused(tracks):
     end = track + int.from_bytes(content[track : track + 4], "big")
     size = int.from_bytes(content[moov : moov + 4], "big") + (tracks - 1) * (end - track)
     many = content[:moov] + size.to_bytes(4, "big") + content[moov + 4 : track] + tracks * content[track:end]
-    with pytest.raises(RefusedError, match="more than 64 streams"):
+    with pytest.raises(Refused, match="more than 64 streams"):
         read_clip(many + content[end:], SAMPLING, LIMITS)
 
 
@@ -279,7 +280,7 @@ def test_absurd_durations_and_counts_are_not_believed(lie):
 @pytest.mark.parametrize("lie", [lying(b"elst", 8, 0xFFFFFFFF, 0x7FFFFFFF), lying(b"stsz", 4, 1, 0x7FFFFFFF)])
 def test_absurd_tables_are_refused_with_a_reason(lie):
     started = time.process_time()
-    with pytest.raises(VideoReadError, match="pyav: no frame can be decoded; decord: "):
+    with pytest.raises(Unreadable, match="pyav: no frame can be decoded; decord: "):
         read_clip(lie, SAMPLING, LIMITS)
     assert time.process_time() - started < LIMITS.soft_seconds
 
@@ -345,7 +346,7 @@ def test_a_header_that_lies_about_the_frame_size():
     content = clip("h264_mkv")
     lying = content.replace(b"\xb0\x81\xc0", b"\xb0\x81\x10").replace(b"\xba\x81\x80", b"\xba\x81\x10")
     assert lying != content
-    with pytest.raises(VideoReadError):
+    with pytest.raises(Unreadable):
         read_clip(lying, SAMPLING, replace(LIMITS, max_frame_pixels=100 * 100))
 
 
@@ -363,19 +364,19 @@ def test_a_truncated_stream_is_salvaged(kept):
 
 
 def test_time_is_up_at_the_soft_limit():
-    with pytest.raises(VideoReadError, match="no frame decoded in 1e-06 s"):
+    with pytest.raises(Unreadable, match="no frame decoded in 1e-06 s"):
         read_clip(clip("h264"), SAMPLING, replace(LIMITS, soft_seconds=1e-6), decoders=("pyav",))
 
 
 def test_each_decoder_is_named_when_none_can_read():
     def fails(*_):
-        raise VideoReadError("broken")
+        raise Unreadable("broken")
 
     def is_greedy(*_):
         raise MemoryError
 
     readers = {"one": fails, "two": is_greedy}
-    with pytest.raises(VideoReadError, match="one: broken; two: needs more than [0-9]+ MiB"):
+    with pytest.raises(Unreadable, match="one: broken; two: needs more than [0-9]+ MiB"):
         read_clip(clip("h264"), SAMPLING, LIMITS, decoders=("one", "two"), readers=readers)
 
 
@@ -383,7 +384,7 @@ def test_the_next_decoder_reads_what_the_first_cannot():
     from model.video.reading import READERS
 
     def fails(*_):
-        raise VideoReadError("broken")
+        raise Unreadable("broken")
 
     clip_ = read_clip(clip("h264"), SAMPLING, LIMITS, decoders=("bad", "pyav"), readers={"bad": fails, **READERS})
     assert (clip_.decoder, clip_.note) == ("pyav", "bad: broken")
