@@ -36,6 +36,7 @@ _FORMATS = (
     " gsm ircam iff ivf live_flv loas m4v matroska mov mp2 mp3 mp4 mpeg mpegts mxf nistsphere nsv nut ogg oma pvf rm"
     " rso sbc smjpeg sox spdif truehd tta voc w64 wav webm wsvqa wtv wv xa xwma"
 ).replace(" ", ",")
+_VALUES_A_BLOCK = 1 << 16  # mixed in one go, at least
 # A window of 128 taps at the lower rate; its pass band ends at 0.95 of half the rate.
 _RESAMPLER = f"{SAMPLE_RATE}:filter_type=kaiser:kaiser_beta=9:filter_size=128:cutoff=0.95:internal_sample_fmt=fltp"
 # What PyAV raises on damaged files, besides its own errors: tables that do not fit, time bases of 1/0.
@@ -68,8 +69,7 @@ def read_sound(source: bytes | str, limits: LimitsConfig, *, max_seconds: float 
         with _open(source, limits) as (container, stream):
             stream.codec_context.thread_count = 1
             duration = _duration(container, stream)
-            for frame in _decode(container, stream, deadline, problems):
-                block, rate = _mono(frame), frame.sample_rate
+            for block, rate in _mono_blocks(_decode(container, stream, deadline, problems)):
                 if not runs or runs[-1][0] != rate:
                     runs.append((rate, []))
                 block = block[: round((max_seconds - seconds) * rate)]
@@ -147,19 +147,37 @@ def _decode(
             problems.append(f"a packet does not decode: {one_line(error)}")
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """The mean of the channels, float32 (N,), full scale 1. Raises: Refused: over a limit."""
+def _mono_blocks(frames: Iterator[av.AudioFrame]) -> Iterator[tuple[np.ndarray, int]]:
+    """(mono samples, rate) of frames in order; short frames alike are mixed together, as each call costs its time."""
+    for kind, alike in itertools.groupby(frames, _kind):
+        waiting: list[np.ndarray] = []
+        for frame in alike:
+            waiting.append(frame.to_ndarray())
+            if waiting[0].size * len(waiting) >= _VALUES_A_BLOCK:
+                yield _mono(waiting, *kind)
+                waiting = []
+        if waiting:
+            yield _mono(waiting, *kind)
+
+
+def _kind(frame: av.AudioFrame) -> tuple[str, int, int]:
+    """Sample format, number of channels and rate. Raises: Refused: over a limit."""
     num_channels = len(frame.layout.channels) if frame.layout.channels else frame.layout.nb_channels
     if not 0 < num_channels <= _MAX_CHANNELS or not 0 < frame.sample_rate <= _MAX_RATE:
         raise Refused(f"{num_channels} channels at {frame.sample_rate} Hz; limits: {_MAX_CHANNELS} and {_MAX_RATE}")
-    name = frame.format.name
-    scale = _SCALES[name.removesuffix("p")]
-    values = frame.to_ndarray().astype(np.float64 if scale > 1e6 else np.float32)
-    if name.removesuffix("p") == "u8":
+    return frame.format.name, num_channels, frame.sample_rate
+
+
+def _mono(blocks: list[np.ndarray], sample_format: str, num_channels: int, rate: int) -> tuple[np.ndarray, int]:
+    """The mean of the channels, float32 (N,), full scale 1; and the rate. blocks: as PyAV gives them."""
+    name = sample_format.removesuffix("p")
+    scale = _SCALES[name]
+    values = np.concatenate(blocks, axis=1).astype(np.float64 if scale > 1e6 else np.float32)
+    if name == "u8":
         values -= 128
-    channels = values if frame.format.is_planar else values.reshape(-1, num_channels).T
+    channels = values if sample_format.endswith("p") else values.reshape(-1, num_channels).T
     mixed = channels.mean(axis=0) / scale
-    return np.nan_to_num(mixed, nan=0.0, posinf=1.0, neginf=-1.0).clip(-8, 8).astype(np.float32)
+    return np.nan_to_num(mixed, nan=0.0, posinf=1.0, neginf=-1.0).clip(-8, 8).astype(np.float32), rate
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
