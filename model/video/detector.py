@@ -13,9 +13,10 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..cpu import choose_dtype, fuse_backbone, pack_linear_layers
+from ..cpu import choose_dtype, pack_linear_layers
 from ..heads import Decision, from_arrays
 from ..weights import Manifest, WeightsError, load_manifest, load_tensors
+from .fused import fuse_backbone
 from .scene import SceneArchitecture, SceneNetwork
 from .traces import FeatureNetwork
 from .views import PATCHES, RESIZED, ViewConfig, split_views
