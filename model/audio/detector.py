@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..cpu import pack_linear_layers
+from ..cpu import choose_dtype
 from ..heads import Decision, from_arrays
 from ..weights import Manifest, WeightsError, load_manifest, load_tensors
 from .cepstra import CepstraArchitecture, CepstralVectors
@@ -43,7 +43,15 @@ class AudioNetwork(nn.Module):
 class AudioDetector:
     """The network on one device, and the decision. Serves `modality.Detector`."""
 
-    def __init__(self, network: AudioNetwork, decision: Decision, manifest: Manifest, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: AudioNetwork,
+        decision: Decision,
+        manifest: Manifest,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """dtype: of products on a CPU."""
         self.manifest = manifest
         self.view_config = manifest.configured("views", ViewConfig)
         self.views_per_clip = self.view_config.max_windows
@@ -51,7 +59,7 @@ class AudioDetector:
         self._sizes, self._decision = network.sizes, decision
         self._network = network.eval().to(device)
         if device.type == "cpu":
-            pack_linear_layers(self._network)
+            self._network.speech.prepare_for_cpu(dtype)
 
     def split(self, content: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 (n,), as prepared -> {"windows": int16 (V, N)}, without copies. Raises: ValueError."""
@@ -104,7 +112,11 @@ def load_network(manifest: Manifest) -> tuple[AudioNetwork, Decision]:
     return network, decision
 
 
-def load_detector(folder: Path, device: torch.device) -> AudioDetector:
-    """The detector of `folder`'s manifest and weights. Raises: WeightsError."""
+def load_detector(folder: Path, device: torch.device, precision: str = "float32") -> AudioDetector:
+    """The detector of `folder`'s manifest and weights. Raises: WeightsError.
+
+    precision: on a CPU, one of `cpu.PRECISIONS`.
+    """
     manifest = load_manifest(folder)
-    return AudioDetector(*load_network(manifest), manifest, device)
+    dtype = choose_dtype(precision) if device.type == "cpu" else torch.float32
+    return AudioDetector(*load_network(manifest), manifest, device, dtype)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..cpu import pack_linear_layers
+
 SAMPLE_RATE = 16_000
 _FFT_SIZE, _HOP = 400, 160  # 25 ms and 10 ms
 _NUM_MELS = 80
@@ -108,6 +110,10 @@ class SpeechEncoder(nn.Module):
         self.register_buffer("positions", torch.zeros(_NUM_POSITIONS, width))
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(blocks))
         self.num_features = (blocks + 1) * _STATISTICS * width  # of `statistics`
+
+    def prepare_for_cpu(self, dtype: torch.dtype = torch.float32) -> None:
+        """The same function, faster on a CPU. dtype: of the blocks' products; what they add up stays float32."""
+        pack_linear_layers(self.blocks, dtype)
 
     def forward(self, samples: torch.Tensor) -> list[torch.Tensor]:
         """float32 (B, N), at most 30 s -> what follows the convolutions, then each block: (B, N // 320, width)."""

@@ -62,7 +62,7 @@ def load_detector(modality: Modality, weights: Path, device: torch.device, preci
     if modality is AUDIO:
         from ..audio.detector import load_detector as load_audio
 
-        return load_audio(weights, device)
+        return load_audio(weights, device, precision)
     assert modality is VIDEO
     from ..video.detector import load_detector as load_video
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ SIZES: dict[str, Any] = {
 }
 VIEWS = ViewConfig(window_samples=16_000, max_windows=4)
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class MadeUp:
@@ -121,6 +124,13 @@ def test_scores_do_not_depend_on_the_batch(detector, batch, tmp_path):
     scores = [detector.score({WINDOWS: rows}) for rows in np.split(joined, np.cumsum(counts)[:-1])]
     alone = [detector.score(detector.clip_features(content)) for content in contents]
     assert scores == pytest.approx(alone, abs=1e-4)
+
+
+def test_nothing_is_imported_that_the_organisers_audio_environment_lacks():
+    """It has no torchvision, so timm, which imports it, cannot be had there either."""
+    code = "import sys, model.audio.detector; print(sorted({'timm', 'torchvision', 'decord'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
 
 
 def test_windows_are_pooled_by_their_mean():
