@@ -1,0 +1,1 @@
+"""The detectors as ONNX graphs, for other runtimes: `python -m model.export`."""
