@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +26,7 @@ DEFAULT_PACKAGES = {
     ),
 }  # fmt: skip
 ENVIRONMENTS = ("requirements", "default", "current")
+_REMIND_SECONDS = 60.0  # how often one reads that pip is still at work: it is silent for minutes while it unpacks
 _STAMP = "complete"  # written last: an environment whose building was interrupted is built again
 _LARGE = re.compile(r"Downloading (\S+) \((\d{3,}(?:\.\d+)? MB|[\d.]+ GB)\)")
 
@@ -62,7 +67,7 @@ def get_interpreter(
     for old in cache_dir.glob(f"{prefix}*"):
         say(f"removing {old.name}: other requirements, or not finished")
         shutil.rmtree(old)
-    say(f"building {folder} with Python {version} (first time only; about 6 GB, minutes)")
+    say(f"building {folder} with Python {version} (first time only; about 7 GB, minutes)")
     folder.mkdir(parents=True)
     (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
     _run([python, "-m", "venv", str(folder)], "python -m venv")
@@ -94,22 +99,50 @@ def pip_install(command: list[str], folder: Path, say: Callable[[str], None]) ->
     if "CI" not in os.environ:  # its cache would keep a second copy of all of it, and is of use to who installs often
         command.append("--no-cache-dir")
     last = "no message"
-    with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
+    with (
+        subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process,
+        _reminding(say),
+    ):
         assert process.stdout is not None
-        for line in process.stdout:
-            if large := _LARGE.search(line):
-                say(f"downloading {large[1].rsplit('/', 1)[-1]} ({large[2]})")
-            elif line.startswith("Installing collected packages"):
-                say(f"installing {line.count(',') + 1} packages")
-            elif line.startswith("ERROR"):
-                last = line.strip()
+        try:
+            for line in process.stdout:
+                if large := _LARGE.search(line):
+                    say(f"downloading {large[1].rsplit('/', 1)[-1]} ({large[2]})")
+                elif line.startswith("Installing collected packages"):
+                    say(f"installing {line.count(',') + 1} packages")
+                elif line.startswith("ERROR"):
+                    last = line.strip()
+        except BaseException:  # Ctrl-C or a signal: it would be waited for
+            process.kill()
+            raise
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        raise BuildError(f"pip was ended by {name} (SIGKILL: often for want of memory); run this again")
     if process.returncode != 0:
         raise BuildError(
             f"pip failed: {last} (exit code {process.returncode}); the evaluation would log that and go on without the"
             " packages"
         )
+
+
+@contextlib.contextmanager
+def _reminding(say: Callable[[str], None]) -> Iterator[None]:
+    """Say now and then that pip goes on."""
+    started, done = time.monotonic(), threading.Event()
+
+    def remind() -> None:
+        while not done.wait(_REMIND_SECONDS):
+            say(f"pip is still at work after {time.monotonic() - started:.0f} s")
+
+    thread = threading.Thread(target=remind)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _ask(python: str, code: str) -> str:

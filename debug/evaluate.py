@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -240,6 +241,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return options
 
 
+def _stop(number: int, _frame: object) -> None:
+    raise StepError(f"stopped from outside by {signal.Signals(number).name}, as a time limit does; run it again")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     options.cache = options.cache.resolve()
@@ -251,4 +256,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # else it would end without a word, and leave the link at /tmp/data
+        signal.signal(number, _stop)
     sys.exit(main())

@@ -241,6 +241,34 @@ def test_an_environment_is_built_once_and_again_for_other_requirements(tmp_path:
     assert not list((tmp_path / "cache").rglob("complete"))
 
 
+def test_a_killed_pip_is_told_and_a_slow_one_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(environment, "_REMIND_SECONDS", 0.05)
+    code = "import os, time; time.sleep(1); os.kill(os.getpid(), 9)"
+    with pytest.raises(BuildError, match="pip was ended by SIGKILL .*memory"):
+        environment.pip_install([sys.executable, "-c", code], Path("."), lines.append)
+    assert re.fullmatch(r"pip is still at work after \d+ s", lines[0])
+
+
+def test_a_stopped_run_says_so_and_takes_its_script_along(small_repository: Path, tmp_path: Path) -> None:
+    commit(small_repository, "import os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(600)\n")
+    (tmp_path / "data").mkdir()
+    options = ["--environment", "current", "--repository", str(small_repository), "--place", "variable"]
+    options += ["--data-dir", str(tmp_path / "data"), "--cache", str(tmp_path), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "debug.evaluate", *options], cwd=evaluate.ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        pid = next(int(line.split()[1]) for line in process.stdout if line.startswith("pid "))
+        process.terminate()
+        output = process.stdout.read()
+    assert process.returncode == 2
+    assert "FAILED: stopped from outside by SIGTERM" in output
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 def _tiny_wheel(folder: Path) -> Path:
     import zipfile
 
