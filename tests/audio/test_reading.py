@@ -90,7 +90,8 @@ def test_samples_equal_ffmpegs(suffix, codec, rate, channels, as_bytes, tmp_path
     sound = read_sound(path.read_bytes() if as_bytes else str(path), LIMITS)
     expected = ffmpeg_samples(path, channels)
     assert (sound.rate, sound.note) == (rate, "")
-    assert abs(len(sound.samples) - len(expected)) <= 0.03 * SAMPLE_RATE
+    # Of ALAC in CAF FFmpeg 7 gives all that was written, FFmpeg 8 leaves out 43 ms: half a packet of 4096 samples.
+    assert abs(len(sound.samples) - len(expected)) <= (0.05 if codec == "alac" else 0.03) * SAMPLE_RATE
     count = min(len(sound.samples), len(expected)) - 800
     limit = min(7000.0, 0.43 * rate)
     difference = below(sound.samples[:count], limit) - below(expected[:count], limit)
