@@ -1,35 +1,39 @@
 """Speed on speech: `python -m debug.benchmark_speech [FOLDER] [--rounds 3] [--workers N]`.
 
 Clips a second of decoding, of the network and of both together, and the ratio to a serial submission: one file at a
-time, loaded whole and resampled, then the same network. Rounds are interleaved; a ratio is taken within its round.
-Without FOLDER it makes clips of 10 s from a formant synthesiser, in four formats.
+time, loaded whole and resampled by librosa where that is installed (else by PyAV and SciPy), then the same network as
+PyTorch runs it. Rounds are interleaved; a ratio is taken within its round. Then script.py on few and on many rows:
+first score and memory. Without FOLDER it makes clips of 10 s from a formant synthesiser, in four formats.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 
 from debug import benchmark_stages as stages
 from debug.audio_examples import SOUND_ENCODINGS, decode_samples, encode_samples
 from debug.voices import VOICES, speak
-from model.audio.detector import AudioDetector, load_detector
+from model.audio.detector import load_detector, load_network
 from model.audio.prepare import AudioPreparation, load_preparation
 from model.audio.reading import SAMPLE_RATE
+from model.audio.views import WINDOWS
 from model.config import available_cores
-from model.modality import AUDIO
+from model.modality import AUDIO, Detector
 from model.rows.dataset import open_dataset
 from model.run.scoring import BatchScorer
-from model.weights import WeightsError
+from model.weights import WeightsError, load_manifest
 
 _SECONDS, _CLIPS = 10.0, 12
 _FORMATS = ("pcm", "mp3", "opus", "flac")
@@ -38,12 +42,12 @@ _MIN_ROWS = 48  # filling and emptying the pipeline should count for little
 
 @dataclass(frozen=True)
 class Round:
-    """Clips a second, measured one after the other."""
+    """Clips a second, measured one after the other. network, end_to_end: by precision."""
 
     naive: float
-    network: float
     decoding: float
-    end_to_end: float
+    network: dict[str, float]
+    end_to_end: dict[str, float]
 
 
 def make_clips(count: int = _CLIPS, seconds: float = _SECONDS) -> list[bytes]:
@@ -55,60 +59,94 @@ def make_clips(count: int = _CLIPS, seconds: float = _SECONDS) -> list[bytes]:
     ]
 
 
-def naive_rate(clips: Sequence[bytes], detector: AudioDetector, preparation: AudioPreparation) -> float:
-    """Of the serial submission. Every file is decoded whole, resampled by SciPy, and goes through the network alone."""
-    from scipy.signal import resample_poly
+def load_naively() -> tuple[str, Callable[[bytes], np.ndarray]]:
+    """(what it is, file -> float32 (N,) at 16 kHz): librosa where it is installed, else a stand-in."""
+    try:
+        import librosa
+    except ImportError:
+        from scipy.signal import resample_poly
 
+        def load(content: bytes) -> np.ndarray:
+            samples, rate = decode_samples(content), _rate_of(content)
+            divisor = int(np.gcd(rate, SAMPLE_RATE))
+            return resample_poly(samples, SAMPLE_RATE // divisor, rate // divisor).astype(np.float32)
+
+        return "PyAV and SciPy", load
+    return "librosa", lambda content: librosa.load(io.BytesIO(content), sr=SAMPLE_RATE, mono=True)[0]
+
+
+def _rate_of(content: bytes) -> int:
+    with av.open(io.BytesIO(content)) as container:
+        return int(container.streams.audio[0].rate or SAMPLE_RATE)
+
+
+@torch.inference_mode()
+def naive_rate(
+    clips: Sequence[bytes], plain: Callable[[torch.Tensor], torch.Tensor], detector: Detector,
+    preparation: AudioPreparation,
+) -> float:  # fmt: skip
+    """Of the serial submission. plain: the network as PyTorch runs it, windows -> features."""
+    load = load_naively()[1]
+    load(clips[0])  # librosa imports and compiles at the first call
     threads = torch.get_num_threads()
     torch.set_num_threads(available_cores())  # as torch does by default: all of them inside each operator
     started = time.perf_counter()
     for content in clips:
-        samples, rate = decode_samples(content), _rate_of(content)
-        divisor = int(np.gcd(rate, SAMPLE_RATE))
-        samples = resample_poly(samples, SAMPLE_RATE // divisor, rate // divisor).astype(np.float32)
-        detector.score(detector.clip_features(preparation.cut(samples)))
+        windows = detector.split(preparation.cut(load(content)))[WINDOWS]
+        detector.score({WINDOWS: plain(torch.from_numpy(windows)).numpy()})
     seconds = time.perf_counter() - started
     torch.set_num_threads(threads)
     return len(clips) / seconds
 
 
-def _rate_of(content: bytes) -> int:
-    import io
-
-    import av
-
-    with av.open(io.BytesIO(content)) as container:
-        return int(container.streams.audio[0].rate or SAMPLE_RATE)
-
-
 def measure(
-    clips: Sequence[bytes], detector: AudioDetector, preparation: AudioPreparation, workers: int, folder: Path
-) -> Round:
-    """One round of all four."""
-    scorer = BatchScorer(lambda device: detector, detector.device)
+    clips: Sequence[bytes], plain: Callable[[torch.Tensor], torch.Tensor], detectors: Mapping[str, Detector],
+    preparation: AudioPreparation, workers: int, folder: Path,
+) -> Round:  # fmt: skip
+    """One round of all. detectors: by precision."""
     rows = max(_MIN_ROWS, 2 * len(clips))
     stages.write_rows(stages.repeated(clips, rows), folder / "rows", AUDIO)
     dataset = open_dataset(folder / "rows", AUDIO)
-    naive = naive_rate(clips, detector, preparation)
-    network, _ = stages.network_rate(clips, 1, preparation, scorer)
+    naive = naive_rate(clips, plain, next(iter(detectors.values())), preparation)
     decoding, _ = stages.decoding(dataset, preparation, workers)
-    whole, _ = stages.end_to_end(dataset, preparation, scorer, workers, folder / "submission.csv")
-    return Round(naive, network, decoding, whole)
+    network, whole = {}, {}
+    for name, detector in detectors.items():
+        scorer = BatchScorer(lambda _, chosen=detector: chosen, detector.device)  # type: ignore[misc]
+        network[name], _ = stages.network_rate(clips, 1, preparation, scorer)
+        whole[name], _ = stages.end_to_end(dataset, preparation, scorer, workers, folder / f"{name}.csv")
+    return Round(naive, decoding, network, whole)
 
 
 def describe(rounds: Sequence[Round]) -> str:
     """Medians and ranges over the rounds, as a table."""
-    ratios = [r.end_to_end / r.naive for r in rounds]
     rows = {
-        "naive: one file at a time": [r.naive for r in rounds],
-        "network alone": [r.network for r in rounds],
+        f"naive: one file at a time, loaded by {load_naively()[0]}": [r.naive for r in rounds],
         "decoding alone": [r.decoding for r in rounds],
-        "end to end": [r.end_to_end for r in rounds],
-        "end to end over naive (ratio)": ratios,
     }
+    for name in rounds[0].network:
+        rows[f"network alone, {name}"] = [r.network[name] for r in rounds]
+        rows[f"end to end, {name}"] = [r.end_to_end[name] for r in rounds]
+        rows[f"end to end over naive (ratio), {name}"] = [r.end_to_end[name] / r.naive for r in rounds]
     lines = [f"| clips a second, {len(rounds)} rounds | median | range |", "| --- | --- | --- |"]
     for name, values in rows.items():
         lines.append(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} to {max(values):.2f} |")
+    return "\n".join(lines)
+
+
+def describe_memory(rows: Sequence[int], workers: int, weights: Path, folder: Path) -> str:
+    """script.py on clips of 10 s, mp3, as a table."""
+    [clip] = [encode_samples(speak(VOICES[0], _SECONDS, SAMPLE_RATE, 0), SAMPLE_RATE, SOUND_ENCODINGS["mp3"])]
+    lines = ["| rows | first clip scored | all | peak memory | of it script.py |", "|" + " --- |" * 5]
+    for count in rows:
+        stages.write_rows(stages.repeated([clip], count), folder / str(count), AUDIO)
+        arguments = ["--dataset", str(folder / str(count)), "--weights", str(weights), "--workers", str(workers)]
+        ran = stages.run_script([*arguments, "--device", "cpu", "--strict"], folder / "memory.csv")
+        if ran.exit_code:
+            raise RuntimeError(f"script.py ended with {ran.exit_code}: {ran.log[-5:]}")
+        lines.append(
+            f"| {count} | {ran.first_score_seconds:.1f} s | {ran.wall_seconds:.0f} s | {ran.peak_megabytes:.0f} MB |"
+            f" {ran.peak_main_megabytes:.0f} MB |"
+        )
     return "\n".join(lines)
 
 
@@ -120,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=available_cores(), help="default: one per core")
     parser.add_argument("--weights", type=Path, default=root / "weights" / "audio")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory-rows", type=int, nargs="*", default=(200, 1000), help="of script.py; none: left out")
     options = parser.parse_args(arguments)
     if options.folder is None:
         clips = make_clips(options.clips)
@@ -132,16 +170,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         preparation = load_preparation(options.weights)
-        detector = load_detector(options.weights, torch.device(options.device))
+        plain = load_network(load_manifest(options.weights))[0].eval()
+        device = torch.device("cpu")
+        detectors = {name: load_detector(options.weights, device, name) for name in ("float32", "bfloat16")}
     except WeightsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rounds = []
-    for number in range(options.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            rounds.append(measure(clips, detector, preparation, options.workers, Path(folder)))
-        print(f"round {number + 1} of {options.rounds}: {rounds[-1]}", file=sys.stderr)
-    print(describe(rounds))
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(options.rounds):
+            rounds.append(measure(clips, plain, detectors, preparation, options.workers, Path(folder, str(number))))
+            print(f"round {number + 1} of {options.rounds}: {rounds[-1]}", file=sys.stderr)
+        print(describe(rounds))
+        if options.memory_rows:
+            print("\n" + describe_memory(options.memory_rows, options.workers, options.weights, Path(folder)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Seeded damage to video files: what disks, networks, encoders and ill-meaning people do to them. Pure."""
+"""Seeded damage to video and sound files: what disks, networks, encoders and ill-meaning people do to them. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import random
 from collections.abc import Callable
 
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFF0, 0x00010000)
-# Names in front of the numbers that demuxers believe: boxes of mp4 and mov, chunks of avi, atoms of asf and flv.
+# Names in front of the numbers that demuxers believe: boxes of mp4 and mov, chunks of avi, atoms of asf and flv; then
+# those of sound: chunks of wav, aiff and caf, pages of Ogg, blocks of FLAC.
 _HEADERS = (
     b"mvhd", b"tkhd", b"mdhd", b"elst", b"stsd", b"stts", b"ctts", b"stss", b"stsc", b"stsz", b"stco", b"co64",
     b"trun", b"tfhd", b"tfdt", b"trex", b"avc1", b"avcC", b"hvc1", b"hvcC", b"hev1", b"av01", b"av1C", b"vpcC",
     b"colr", b"pasp", b"apcn", b"mdat", b"moov", b"trak", b"ftyp", b"RIFF", b"avih", b"strh", b"strf", b"idx1",
     b"LIST", b"movi", b"FLV", b"GIF89a", b"\x1aE\xdf\xa3", b"\x16T\xaek", b"\x1fC\xb6u", b"\x15I\xa9f", b"\xb0\x81",
+    b"fmt ", b"data", b"fact", b"COMM", b"SSND", b"caff", b"desc", b"pakt", b".snd", b"OggS", b"OpusHead", b"vorbis",
+    b"fLaC", b"mp4a", b"alac", b"esds", b"#!AMR", b"wvpk",
 )  # fmt: skip
 
 

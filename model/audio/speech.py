@@ -131,5 +131,7 @@ def statistics(layers: Sequence[torch.Tensor]) -> torch.Tensor:
     """Mean, deviation and mean size of the change over time of each layer: (B, T, W) each -> (B, layers * 3 * W)."""
     parts = []
     for layer in layers:
-        parts += [layer.mean(dim=1), layer.std(dim=1, correction=0), layer.diff(dim=1).abs().mean(dim=1)]
+        mean = layer.mean(dim=1)
+        deviation = (layer - mean[:, None]).square().mean(dim=1).sqrt()  # layer.std(dim=1) takes ten times as long
+        parts += [mean, deviation, layer.diff(dim=1).abs().mean(dim=1)]
     return torch.cat(parts, dim=1)

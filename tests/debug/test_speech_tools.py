@@ -135,9 +135,13 @@ def test_the_benchmark_measures_every_stage(tmp_path: Path, monkeypatch: pytest.
     clips = benchmark_speech.make_clips(4, seconds=1.0)
     assert len({bytes(clip[:4]) for clip in clips}) == 4, "four formats"
     preparation = AudioPreparation(views=Loudness.view_config)
-    measured = benchmark_speech.measure(clips, Loudness(), preparation, 1, tmp_path)  # type: ignore[arg-type]
-    assert 0 < measured.end_to_end < measured.network and measured.naive > 0 and measured.decoding > 0
-    assert "| end to end over naive (ratio) |" in benchmark_speech.describe([measured])
+    loud = Loudness()
+    measured = benchmark_speech.measure(
+        clips, lambda windows: loud.features(windows, WINDOWS), {"exact": loud}, preparation, 1, tmp_path / "0"
+    )
+    assert 0 < measured.end_to_end["exact"] < measured.network["exact"]
+    assert measured.naive > 0 and measured.decoding > 0
+    assert "| end to end over naive (ratio), exact |" in benchmark_speech.describe([measured])
     assert benchmark_speech.main([str(tmp_path / "empty")]) == 1
 
 
