@@ -112,13 +112,15 @@ class SpeechEncoder(nn.Module):
         self.num_features = (blocks + 1) * _STATISTICS * width  # of `statistics`
 
     def prepare_for_cpu(self, dtype: torch.dtype = torch.float32) -> None:
-        """The same function, faster on a CPU. dtype: of the blocks' products; what they add up stays float32."""
+        """The same function, faster on a CPU. dtype: of products; what the blocks add up stays float32."""
+        self.conv1.to(dtype)
+        self.conv2.to(dtype)
         pack_linear_layers(self.blocks, dtype)
 
     def forward(self, samples: torch.Tensor) -> list[torch.Tensor]:
         """float32 (B, N), at most 30 s -> what follows the convolutions, then each block: (B, N // 320, width)."""
-        x = F.gelu(self.conv1(self.log_mel(samples)))
-        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        x = F.gelu(self.conv1(self.log_mel(samples).to(self.conv1.weight.dtype)))
+        x = F.gelu(self.conv2(x)).transpose(1, 2).float()
         x = x + self.positions[: x.shape[1]]
         layers = [x]
         for block in self.blocks:
