@@ -169,19 +169,15 @@ def hostile_folder(tmp_path_factory) -> Path:
     return folder
 
 
+def _scoring(repository: Path, folder: Path) -> list[str]:
+    options = ["--dataset", str(folder), "--device", "cpu", "--columns", "challenge"]
+    return [sys.executable, str(repository / "script.py"), *options]
+
+
 def test_hostile_files_in_a_folder(hostile_folder, repository, tmp_path):
     """Under few descriptors as well. The good ones are scored; nothing is written but the result file."""
     before = sorted(os.listdir(hostile_folder))
-    command = [
-        sys.executable,
-        str(repository / "script.py"),
-        "--dataset",
-        str(hostile_folder),
-        "--device",
-        "cpu",
-        "--columns",
-        "challenge",
-    ]
+    command = _scoring(repository, hostile_folder)
     shell = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *command, "--workers", "2"]
     done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stderr
@@ -207,16 +203,7 @@ def test_hostile_files_in_a_folder(hostile_folder, repository, tmp_path):
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]])
 def test_a_signal_ends_the_run_with_a_complete_file(signals, hostile_folder, repository, tmp_path):
-    command = [
-        sys.executable,
-        str(repository / "script.py"),
-        "--dataset",
-        str(hostile_folder),
-        "--device",
-        "cpu",
-        "--columns",
-        "challenge",
-    ]
+    command = _scoring(repository, hostile_folder)
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
     while not (tmp_path / "submission.csv").exists():
         assert process.poll() is None
