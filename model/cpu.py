@@ -73,13 +73,13 @@ class PackedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self._products, self._output = products, output
-        weight, self._steps, self._bias = layer.weight.detach(), None, None
-        bias = None if layer.bias is None else layer.bias.detach()
+        weight, self._steps = layer.weight.detach(), None
+        self._bias: torch.Tensor | None = None if layer.bias is None else layer.bias.detach()
         if products is torch.bfloat16:
-            weight, self._steps = whole_numbers(weight)
-            self._shift = torch.zeros(len(weight)) if bias is None else bias
-        else:
-            self._bias = bias
+            weight, steps = whole_numbers(weight)
+            if bool((steps != 1).any()):
+                self._steps, self._shift = steps, torch.zeros(len(weight)) if self._bias is None else self._bias
+                self._bias = None
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(products), None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

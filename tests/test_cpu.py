@@ -129,3 +129,18 @@ def test_rows_of_whole_numbers_lose_nothing_in_bfloat16() -> None:
         sums = (x.double() @ factors.double().T).to(torch.bfloat16).double()  # rounded once, at the end
         expected = sums * found.double() + plain.bias.double()
         torch.testing.assert_close(layer(x)[:, own].double(), expected[:, own], rtol=1e-5, atol=1e-6)
+
+
+def test_other_matrices_in_bfloat16_are_rounded_and_their_bias_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = nn.Linear(64, 40)
+    plain.weight.data = torch.randn(40, 64, generator=generator)
+    plain.bias.data = 1 + torch.rand(40, generator=generator) / 100  # of which bfloat16 has three values
+    with torch.inference_mode():
+        layer = PackedLinear(plain, torch.bfloat16)
+        given = layer(torch.zeros(1, 64))
+        rounded = plain.weight.data.to(torch.bfloat16).double()
+        x = torch.randint(-8, 9, (500, 64), generator=generator).float()
+        error = layer(x).double() - (x.double() @ rounded.T + plain.bias.double())
+    torch.testing.assert_close(given[0], plain.bias.data, rtol=2**-8, atol=0)
+    assert error.mean(dim=0).abs().max() < 0.01, "a bias of 8 bits would be off in all rows alike"
