@@ -244,7 +244,7 @@ def run_script(arguments: Sequence[str], output: Path) -> Process:
     stats_file, started_at = output.with_name(f"{output.name}.stats.json"), time.time()
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "script.py", "--output", str(output), "--stats", str(stats_file), *arguments],
+        [sys.executable, "script.py", "--output", str(output), "--overwrite", "--stats", str(stats_file), *arguments],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     result = Process(0)
