@@ -176,7 +176,8 @@ def _mono(blocks: list[np.ndarray], sample_format: str, num_channels: int, rate:
     if name == "u8":
         values -= 128
     channels = values if sample_format.endswith("p") else values.reshape(-1, num_channels).T
-    mixed = channels.mean(axis=0) / scale
+    with np.errstate(invalid="ignore", over="ignore"):  # damaged floats: what is no number becomes one below
+        mixed = channels.mean(axis=0) / scale
     return np.nan_to_num(mixed, nan=0.0, posinf=1.0, neginf=-1.0).clip(-8, 8).astype(np.float32), rate
 
 

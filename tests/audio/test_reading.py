@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import warnings
 import wave
 from pathlib import Path
 
@@ -175,6 +176,19 @@ def test_damaged_bytes_raise_nothing_but_unreadable(suffix, codec, tmp_path):
             assert str(error)
         else:
             assert np.isfinite(sound.samples).all()
+
+
+def test_samples_that_are_no_numbers_are_read_without_a_warning(tmp_path):
+    """Damaged float files hold them; of two channels their mean is none either."""
+    values = np.zeros((8000, 2), np.float32)
+    values[100], values[200], values[300] = (np.inf, -np.inf), np.nan, np.inf
+    path = tmp_path / "damaged.wav"
+    raw = ["-f", "f32le", "-ar", "16000", "-ac", "2", "-i", "-"]
+    ffmpeg(*raw, "-c:a", "pcm_f32le", str(path), stdin=values.tobytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        samples = read_sound(str(path), LIMITS).samples
+    assert samples[[100, 200]].tolist() == [0, 0] and samples[300] == 1 and not samples[400:].any()
 
 
 def test_what_is_no_sound_is_refused_with_a_reason(tmp_path):
