@@ -84,6 +84,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar="P",
         help="share of generated files, for probabilities; default: 1/2",
     )
+    parser.add_argument(
+        "--segments",
+        type=float,
+        metavar="SECONDS",
+        help="score windows of so many seconds over the whole length: which stretches are generated",
+    )
     parser.add_argument("--strict", action="store_true", help="exit with 3 if any file could not be scored")
     options = parser.parse_args(arguments)
     options.challenge = not arguments  # as the evaluation calls: nothing may keep it from writing its file
@@ -93,6 +99,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         parser.error("give --html or --json, not both")
     if not 0 < options.prior < 1:
         parser.error(f"--prior is {options.prior:g}; it must be between 0 and 1, as the share of generated files is")
+    if options.segments is not None and not 1 <= options.segments <= 600:
+        parser.error(f"--segments is {options.segments:g}; a window has 1 to 600 seconds")
     return options
 
 
@@ -150,10 +158,11 @@ def exit_put_off() -> Iterator[None]:
 
 def look_at_files(options: argparse.Namespace) -> int:
     """Print the verdict of each file named, and write the page if one is asked for. Returns the exit code."""
+    from model.config import SegmentConfig
     from model.modality import MODALITIES, VIDEO
     from model.run.inputs import InputError, check_output, describe, find_files
     from model.run.parts import check_device, default_weights, modality_of_weights
-    from model.run.words import verdict_json, verdict_line
+    from model.run.words import segment_lines, verdict_json, verdict_line
 
     named = options.modality or (options.weights and modality_of_weights(options.weights))
     modality = MODALITIES[named] if named else VIDEO if options.html else None
@@ -177,28 +186,32 @@ def look_at_files(options: argparse.Namespace) -> int:
         shown = modality or VIDEO
         weights = options.weights or default_weights(shown)
         detector = load_detector(shown, weights, choose_device(options.device), options.precision)
-        verdicts = inspect(found.files, detector, page=options.html)
+        segments = SegmentConfig(options.segments) if options.segments else None
+        verdicts = inspect(found.files, detector, page=options.html, segments=segments)
         return 3 if options.strict and any(verdict.score is None for verdict in verdicts) else 0
     unscored = 0
     name = modality.name if modality else None
-    with FileDetector(name, weights=options.weights, device=options.device, precision=options.precision) as files:
+    with FileDetector(
+        name, weights=options.weights, device=options.device, precision=options.precision, segments=options.segments
+    ) as files:
         for file in found.files:
             verdict, kind = files.score(file), files.modality_of(file)
             unscored += verdict.score is None
             if options.json:
                 print(json.dumps(verdict_json(str(file), verdict, kind, prior=options.prior)), flush=True)
             else:
-                print(verdict_line(str(file), verdict, kind, prior=options.prior), flush=True)
+                lines = [verdict_line(str(file), verdict, kind, prior=options.prior), *segment_lines(verdict, kind)]
+                print("\n".join(lines), flush=True)
     return 3 if options.strict and unscored else 0
 
 
 def score_dataset(options: argparse.Namespace) -> int:
     """Read, score, write. Returns the exit code."""
-    from model.config import PipelineConfig
+    from model.config import PipelineConfig, SegmentConfig
     from model.modality import MODALITIES
     from model.rows.dataset import open_dataset
     from model.run.inputs import InputError, describe
-    from model.run.parts import default_weights, load_preparation
+    from model.run.parts import default_weights, load_preparation, load_windows
 
     if not options.challenge:
         check_before(options)
@@ -217,7 +230,10 @@ def score_dataset(options: argparse.Namespace) -> int:
     if dataset.left_out:
         log.info("left out: %s", describe(dataset.left_out))
     weights = options.weights or default_weights(dataset.modality)
-    preparation = load_preparation(dataset.modality, weights)
+    if options.segments:
+        preparation = load_windows(dataset.modality, weights, SegmentConfig(options.segments))
+    else:
+        preparation = load_preparation(dataset.modality, weights)
 
     from model.config import torch_import
     from model.run.pipeline import RunStats, run
@@ -261,14 +277,20 @@ def check_before(options: argparse.Namespace) -> None:
 def open_result(
     dataset: ClipDataset, options: argparse.Namespace, *, write_seconds: float
 ) -> tuple[ResultFile, set[str]]:
-    """The result file, and the ids that need no more work. Raises: ResultError: scores that are there would be lost."""
+    """The result file, and the ids that need no more work.
+
+    Raises: InputError: options that do not go together. ResultError: scores that are there would be lost.
+    """
     from model.rows.submission import ResultError, ResultFile, count_scores, read_results
+    from model.run.inputs import InputError
 
     own = options.dataset is not None and dataset.left_out is not None
+    detailed = options.columns == "detailed" if options.columns else own
+    if options.segments and not detailed:
+        raise InputError("--segments makes a row a window, which no challenge asks for: add --columns detailed")
     result = ResultFile(
-        options.output, dataset.ids, dataset.modality, with_time=options.time,
-        detailed=options.columns == "detailed" if options.columns else own,
-        prior=options.prior, write_seconds=write_seconds,
+        options.output, dataset.ids, dataset.modality, with_time=options.time, detailed=detailed,
+        prior=options.prior, segments=options.segments, write_seconds=write_seconds,
     )  # fmt: skip
     if options.resume and options.output.exists():
         return result, result.resume(read_results(options.output))

@@ -13,17 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from debug import markup
-from debug.words import PEOPLE_WARNING, verdict_words
-from model.config import LimitsConfig, SamplingConfig
+from debug.words import PEOPLE_WARNING
+from model.config import LimitsConfig, SamplingConfig, SegmentConfig
 from model.modality import AUDIO, MODALITIES, VIDEO, Modality, Preparation, Unreadable
 from model.run.inputs import InputError, find_files
 from model.run.isolated import IsolatedPreparation
-from model.verdict import label_of
+from model.run.parts import default_weights
+from model.segments import in_stretches
+from model.verdict import label_of, words_of
 
 if TYPE_CHECKING:
     from model.audio.detector import AudioDetector
@@ -44,10 +47,13 @@ class Verdict:
     seconds: float
 
 
-def inspect(files: Sequence[Path], detector: Detector, *, page: Path | None = None) -> list[Verdict]:
+def inspect(
+    files: Sequence[Path], detector: Detector, *, page: Path | None = None, segments: SegmentConfig | None = None
+) -> list[Verdict]:
     """Score each file, print a line for it, and write the page if one is asked for.
 
-    Raises: InputError: the page needs Matplotlib. A file that cannot be read gets a Verdict without a score.
+    segments: windows over each file's whole length, which then decide. A file that cannot be read gets a Verdict without
+    a score. Raises: InputError: the page needs Matplotlib.
     """
     if page:
         require_matplotlib()
@@ -57,6 +63,8 @@ def inspect(files: Sequence[Path], detector: Detector, *, page: Path | None = No
         if page:
             print(f"page: {number} of {len(files)}, {file}", file=sys.stderr)
         verdict, section = _look(file, detector, with_section=page is not None)
+        if segments:
+            verdict, section = _look_along(verdict, section, detector, segments)
         print(format_verdict(verdict), flush=True)
         verdicts.append(verdict)
         sections.append(section)
@@ -87,6 +95,24 @@ def _look(file: Path, detector: Detector, *, with_section: bool) -> tuple[Verdic
     return Verdict(file, label_of(score, modality.genuine), score, note, time.monotonic() - started), section
 
 
+def _look_along(
+    plain: Verdict, section: list[str], detector: Detector, segments: SegmentConfig
+) -> tuple[Verdict, list[str]]:
+    """What windows say, before what the page says of the plain score."""
+    from debug.segments_page import segments_section
+    from model.run.files import score_windows
+    from model.run.parts import load_windows
+
+    modality = modality_of(detector)
+    manifest = getattr(detector, "manifest", None)
+    weights = default_weights(modality) if manifest is None else manifest.path.parent
+    with IsolatedPreparation(load_windows(modality, weights, segments)) as read:
+        found = score_windows(read.windows(str(plain.path)), detector, modality, Lock())
+    note = ", ".join(filter(None, [in_stretches(found.segments), found.note]))
+    verdict = Verdict(plain.path, found.label, found.score, note, plain.seconds + found.seconds)
+    return verdict, [*segments_section(found, modality), *section]
+
+
 def _look_at_video(file: Path, detector: VideoDetector, with_section: bool) -> tuple[float, str, list[str]]:
     """(score, what was lost, the page's part). Raises: Unreadable."""
     from debug.explain import look_at_clip
@@ -99,7 +125,7 @@ def _look_at_video(file: Path, detector: VideoDetector, with_section: bool) -> t
         return look_at_clip(clip, detector).score, clip.note, []
     more = unpack_clip(_read(file, FramesPreparation(more_frames(preparation))))
     study = study_clip(clip, more, detector, seconds=PAGE_SECONDS)
-    words = verdict_words(study.look.score, VIDEO.genuine)
+    words = words_of(study.look.score, VIDEO.genuine)
     return study.look.score, clip.note, video_section(study, VIDEO.genuine, words)
 
 
@@ -112,7 +138,7 @@ def _look_at_sound(file: Path, detector: AudioDetector, with_section: bool) -> t
     preparation = AudioPreparation(LimitsConfig(), detector.view_config)
     sound = unpack_sound(_read(file, SamplesPreparation(preparation)))
     look = study_sound(sound, detector)
-    section = sound_section(look, AUDIO.genuine, verdict_words(look.score, AUDIO.genuine)) if with_section else []
+    section = sound_section(look, AUDIO.genuine, words_of(look.score, AUDIO.genuine)) if with_section else []
     return look.score, sound.note, section
 
 
@@ -167,7 +193,7 @@ def _build_page(verdicts: Sequence[Verdict], sections: Sequence[list[str]], dete
     rows = [
         (
             name,
-            "no score" if verdict.score is None else verdict_words(verdict.score, modality.genuine),
+            words_of(verdict.score, modality.genuine),
             "" if verdict.score is None else f"{verdict.score:+.2f}",
             verdict.reason,
         )
@@ -203,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     import torch
 
-    from model.run.parts import default_weights, load_detector
+    from model.run.parts import load_detector
     from model.weights import WeightsError
 
     modality = MODALITIES[options.modality]

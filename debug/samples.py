@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.audio.prepare import AudioPreparation
-from model.audio.reading import MAX_SECONDS, SAMPLE_RATE, Sound
-from model.config import LimitsConfig
+from model.audio.reading import SAMPLE_RATE, Sound
+from model.config import MAX_SOUND_SECONDS, LimitsConfig
 from model.modality import Prepared
 
 _LENGTH_BYTES = 8
@@ -28,7 +28,7 @@ class SamplesPreparation:
 
     @property
     def max_bytes(self) -> int:
-        return 4 * round((MAX_SECONDS + 1) * SAMPLE_RATE) + _MAX_HEADER_BYTES
+        return 4 * round((MAX_SOUND_SECONDS + 1) * SAMPLE_RATE) + _MAX_HEADER_BYTES
 
     @property
     def attempts(self) -> int:

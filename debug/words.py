@@ -5,13 +5,6 @@ from __future__ import annotations
 import math
 
 from model.modality import GENERATED
-from model.verdict import is_inconclusive, label_of
-
-
-def verdict_words(score: float, genuine: str) -> str:
-    """`generated`, the other label, or `inconclusive, rather generated`."""
-    label = label_of(score, genuine)
-    return f"inconclusive, rather {label}" if is_inconclusive(score) else label
 
 
 def explain_score(score: float, genuine: str = "real") -> str:

@@ -18,17 +18,22 @@ __all__ = ["Verdict", "load_detector"]  # importing this package imports nothing
 
 
 def load_detector(
-    modality: str | None = None, *, weights: str | PathLike[str] | None = None, device: str | None = None
+    modality: str | None = None,
+    *,
+    weights: str | PathLike[str] | None = None,
+    device: str | None = None,
+    segments: float | None = None,
 ) -> FileDetector:
     """A detector of single files, each decoded in a process of its own.
 
     modality: "video" or "audio"; None: by each file's suffix, video where that does not tell; loaded at its first file.
     weights: a folder with manifest.json; default: the repository's. device: "cpu", "cuda" or "cuda:N"; default: CUDA if
-    there is one. Raises: WeightsError (of `model.weights`); ValueError: no such modality or device.
+    there is one. segments: seconds of a window; each file is then taken in windows over its whole length.
+    Raises: WeightsError (of `model.weights`); ValueError: no such modality, device or window.
     """
     from .run.files import FileDetector
 
-    return FileDetector(modality, weights=weights, device=device)
+    return FileDetector(modality, weights=weights, device=device, segments=segments)
 
 
 def __getattr__(name: str) -> Any:

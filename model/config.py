@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Held while torch is imported beside a thread that reads rows, and where `datasets` looks whether it is imported.
 torch_import = threading.Lock()
+MAX_SOUND_SECONDS = 60.0  # read of a sound, from its start; the challenge's files are no longer
 
 
 def available_cores() -> int:
@@ -58,6 +59,24 @@ class LimitsConfig:
             0 < self.soft_seconds < self.hard_seconds,
             f"soft_seconds ({self.soft_seconds}) must be positive and below hard_seconds ({self.hard_seconds})",
         )
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Windows over the whole length of a file (`--segments`)."""
+
+    seconds: float
+    max_windows: int = 1000  # of one file; what lies behind is told as not looked at
+    max_file_bytes: int = 16 << 30  # a film; it stays on the disk
+    max_scanned_packets: int = 1 << 20  # five hours at 60 frames/s
+    total_seconds: float = 1800.0  # processor time of one file; each window has `LimitsConfig.soft_seconds`
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.seconds <= 600, f"a window has 1 to 600 seconds, got {self.seconds:g}")
+
+    def limits(self, limits: LimitsConfig) -> LimitsConfig:
+        """Those of a file that is taken in windows."""
+        return replace(limits, max_file_bytes=self.max_file_bytes, max_scanned_packets=self.max_scanned_packets)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ knows these protocols alone, not what a video or a sound is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -77,7 +77,10 @@ class Refused(Unreadable):
 
 @dataclass(frozen=True)
 class Prepared:
-    """One file, ready for the networks. content: uint8 (n,), n <= the preparation's max_bytes."""
+    """One file, or one window of it, ready for the networks. content: uint8 (n,), n <= the preparation's max_bytes.
+
+    Content of a window may be empty; the note then says why.
+    """
 
     content: np.ndarray
     reader: str  # which decoder gave it
@@ -86,10 +89,13 @@ class Prepared:
     cut_seconds: float = 0.0  # wall time of all that follows
     duration_seconds: float = float("nan")  # of the file, as far as it is known
     num_frames: int = 0  # frames (video) or samples at the file's rate (audio) that were looked at
+    num_places: int = 0  # where these lie together: runs of frames, or windows of sound
+    start_seconds: float = float("nan")  # of a window, in the file
+    end_seconds: float = float("nan")
 
 
-class Preparation(Protocol):
-    """File -> what the networks eat. Frozen, pickles, imports no torch; runs in the worker process."""
+class AnyPreparation(Protocol):
+    """File -> what the networks eat, at once or in windows. Frozen, pickles, imports no torch; runs in the worker."""
 
     @property
     def limits(self) -> LimitsConfig:
@@ -102,6 +108,13 @@ class Preparation(Protocol):
     @property
     def attempts(self) -> int:
         """How many ways there are to read a file; each is tried in a worker that the one before did not spoil."""
+
+    def __call__(self, source: bytes | str, attempt: int = 0) -> Prepared | Iterator[Prepared]:
+        """source: the file's bytes, or its path. An iterator gives windows, in order. Raises: Unreadable."""
+
+
+class Preparation(AnyPreparation, Protocol):
+    """That gives the file at once."""
 
     def __call__(self, source: bytes | str, attempt: int = 0) -> Prepared:
         """source: the file's bytes, or its path. Raises: Unreadable."""

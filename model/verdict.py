@@ -12,6 +12,17 @@ SCORED, UNREADABLE, REFUSED = "scored", "unreadable", "refused"
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A window of a file. score: None where `note` says why there is none."""
+
+    start_seconds: float
+    end_seconds: float
+    score: float | None
+    note: str = ""
+    num_frames: int = 0
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What is said of one file. label, score: empty and None unless `status` is "scored"."""
 
@@ -22,6 +33,8 @@ class Verdict:
     status: str = SCORED  # or "unreadable", or "refused": not media of this kind, or over a limit
     duration_seconds: float = math.nan  # of the file, as far as it is known
     num_frames: int = 0  # frames (video) or samples (sound) that were looked at
+    num_places: int = 0  # in the file where these lie together
+    segments: tuple[Segment, ...] = ()  # windows over the whole length, if they were asked for
 
     def probability(self, prior: float = 0.5) -> float | None:
         """That the file is generated, if a share `prior` of such files is. None without a score.
@@ -36,6 +49,14 @@ class Verdict:
         if self.score is None:
             return "no score"
         return f"inconclusive, rather {self.label}" if is_inconclusive(self.score) else self.label
+
+
+def words_of(score: float | None, genuine: str) -> str:
+    """`generated`, the other label, `inconclusive, rather generated`, or `no score`."""
+    if score is None:
+        return "no score"
+    label = label_of(score, genuine)
+    return f"inconclusive, rather {label}" if is_inconclusive(score) else label
 
 
 def probability(score: float, prior: float = 0.5) -> float:

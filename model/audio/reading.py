@@ -12,14 +12,14 @@ import io
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 import numpy as np
 
-from ..config import LimitsConfig
+from ..config import MAX_SOUND_SECONDS, LimitsConfig
 from ..modality import Refused, Unreadable
 from ..source import UnnamedFile, checked_source
 from ..text import one_line
@@ -27,7 +27,6 @@ from ..text import one_line
 log = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
-MAX_SECONDS = 60.0  # read of a file, from its start; the challenge's files are no longer
 _MAX_RATE, _MAX_CHANNELS = 768_000, 64
 # Containers that hold one sound track or video in one file. Left out: playlists, manifests and patterns (hls, dash,
 # concat, sdp, ...), which would make FFmpeg open whatever files and addresses they name; instrument and tracker files.
@@ -41,6 +40,7 @@ _VALUES_A_BLOCK = 1 << 16  # mixed in one go, at least
 _RESAMPLER = f"{SAMPLE_RATE}:filter_type=kaiser:kaiser_beta=9:filter_size=128:cutoff=0.95:internal_sample_fmt=fltp"
 # What PyAV raises on damaged files, besides its own errors: tables that do not fit, time bases of 1/0.
 _ERRORS = (av.FFmpegError, OSError, ValueError, ArithmeticError, IndexError)
+_Blocks = list[tuple[int, np.ndarray]]  # sampling rate (it changes in some broadcasts), float32 mono samples
 _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 9223372036854775808.0, "flt": 1.0, "dbl": 1.0}
 
 
@@ -55,7 +55,7 @@ class Sound:
     note: str = ""  # what was lost on the way
 
 
-def read_sound(source: bytes | str, limits: LimitsConfig, *, max_seconds: float = MAX_SECONDS) -> Sound:
+def read_sound(source: bytes | str, limits: LimitsConfig, *, max_seconds: float = MAX_SOUND_SECONDS) -> Sound:
     """Decode the first `max_seconds` of the main sound track. Keeps what does decode of a damaged file.
 
     source: the file's bytes, or its path. Raises: Unreadable, and nothing else for a bad file.
@@ -63,17 +63,15 @@ def read_sound(source: bytes | str, limits: LimitsConfig, *, max_seconds: float 
     deadline = time.process_time() + limits.soft_seconds
     source = checked_source(source, limits.max_file_bytes)
     problems: list[str] = []
-    runs: list[tuple[int, list[np.ndarray]]] = []  # rate and blocks; the rate changes in some broadcasts
+    blocks: _Blocks = []
     seconds = 0.0
     try:
         with _open(source, limits) as (container, stream):
             stream.codec_context.thread_count = 1
             duration = _duration(container, stream)
             for block, rate in _mono_blocks(_decode(container, stream, deadline, problems)):
-                if not runs or runs[-1][0] != rate:
-                    runs.append((rate, []))
                 block = block[: round((max_seconds - seconds) * rate)]
-                runs[-1][1].append(block)
+                blocks.append((rate, block))
                 seconds += len(block) / rate
                 if seconds >= max_seconds or not len(block):
                     break
@@ -83,9 +81,63 @@ def read_sound(source: bytes | str, limits: LimitsConfig, *, max_seconds: float 
         late = time.process_time() >= deadline
         reason = f"no sound decoded in {limits.soft_seconds:g} s" if late else "no sound can be decoded"
         raise Unreadable("; ".join([reason, *problems[:1]]))
-    joined = [(rate, np.concatenate(blocks)) for rate, blocks in runs]
-    samples = np.concatenate([resample(block, rate) for rate, block in joined])
-    return Sound(samples, joined[0][0], sum(len(block) for _, block in joined), duration, "; ".join(problems[:2]))
+    return _sound(blocks, duration, problems)
+
+
+def read_parts(
+    source: bytes | str, seconds: float, limits: LimitsConfig, total_seconds: float
+) -> Generator[Sound, None, None]:
+    """The main sound track in parts, as they are decoded: `seconds` each, the last one 0.5 to 1.5 times as long.
+
+    total_seconds: of processor time. Raises: Unreadable, and nothing else for a bad file.
+    """
+    deadline = time.process_time() + total_seconds
+    source = checked_source(source, limits.max_file_bytes)
+    problems: list[str] = []
+    blocks: _Blocks = []
+    waiting, decoded = 0.0, False  # seconds in `blocks`
+    try:
+        with _open(source, limits) as (container, stream):
+            stream.codec_context.thread_count = 1
+            duration = _duration(container, stream)
+            for block, rate in _mono_blocks(_decode(container, stream, deadline, problems)):
+                blocks.append((rate, block))
+                waiting += len(block) / rate
+                while waiting >= 1.5 * seconds:
+                    part, blocks = _take(blocks, seconds)
+                    waiting = sum(len(block) / rate for rate, block in blocks)
+                    decoded = True
+                    yield _sound(part, duration, problems)
+                    problems.clear()
+    except _ERRORS as error:
+        raise Unreadable(one_line(error)) from error
+    if blocks:
+        yield _sound(blocks, duration, problems)
+    elif not decoded:
+        raise Unreadable("; ".join(["no sound can be decoded", *problems[:1]]))
+
+
+def _take(blocks: _Blocks, seconds: float) -> tuple[_Blocks, _Blocks]:
+    """(the first `seconds`, what follows)."""
+    taken: _Blocks = []
+    for number, (rate, block) in enumerate(blocks):
+        wanted = round(seconds * rate)
+        if len(block) >= wanted:
+            rest = [(rate, block[wanted:])] if len(block) > wanted else []
+            return [*taken, (rate, block[:wanted])], [*rest, *blocks[number + 1 :]]
+        taken.append((rate, block))
+        seconds -= len(block) / rate
+    return taken, []
+
+
+def _sound(blocks: _Blocks, duration: float, problems: list[str]) -> Sound:
+    """Blocks of one rate are resampled together."""
+    runs = [
+        (rate, np.concatenate([block for _, block in run]))
+        for rate, run in itertools.groupby(blocks, lambda one: one[0])
+    ]
+    samples = np.concatenate([resample(block, rate) for rate, block in runs])
+    return Sound(samples, runs[0][0], sum(len(block) for _, block in runs), duration, "; ".join(problems[:2]))
 
 
 @contextlib.contextmanager

@@ -18,12 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..modality import GENERATED, VIDEO, Modality
-from ..verdict import REFUSED, SCORED, UNREADABLE, prior_log_odds, probability
+from ..segments import in_stretches, segments_json
+from ..verdict import REFUSED, SCORED, UNREADABLE, Segment, prior_log_odds, probability
 
 log = logging.getLogger(__name__)
 
 DETAILED_COLUMNS = ("id", "pred", "score", "probability", "status", "reason", "seconds", "duration", "frames")
+_WHOLE = "whole"  # of the column `segment`; windows are numbered from 1
+SEGMENT_COLUMNS = (
+    "id", "segment", "start", "end", "pred", "score", "probability", "status", "reason", "seconds", "duration",
+    "frames", "generated",
+)  # fmt: skip
 WAITING = "waiting"  # of the column `status`, beside those of `verdict`
+_SAME_LENGTH_SECONDS = 0.05  # windows of sound end with a whole sample
 _NEEDS_QUOTES = re.compile('[",\r\n]')
 _LARGEST_FIELD = 1 << 24  # characters of one CSV field that is read back
 
@@ -42,6 +49,7 @@ class Result:
     seconds: float | None = None  # of work on this row
     duration_seconds: float | None = None  # of the file
     num_frames: int | None = None  # that were looked at
+    segments: tuple[Segment, ...] = ()  # windows, if they were asked for; the score is then that of the whole
 
 
 class ResultFile:
@@ -60,10 +68,12 @@ class ResultFile:
         with_time: bool = False,
         detailed: bool = False,
         prior: float = 0.5,
+        segments: float | None = None,
         write_seconds: float = 2.0,
     ) -> None:
         """with_time: the column `time` also where the challenge does not ask for it. detailed: `DETAILED_COLUMNS`,
         in which a row without a score has no `pred`. prior: share of generated files, for `probability` alone.
+        segments: seconds of a window; a file's row is then followed by one for each of its windows.
         """
         self.path = path
         self._rows: dict[str, Result] = dict.fromkeys(ids, Result())
@@ -74,6 +84,9 @@ class ResultFile:
         self._detailed = detailed
         prior_log_odds(prior)  # raises for a value that is none
         self._prior = prior
+        if segments is not None and not detailed:
+            raise ValueError("windows go with the detailed columns alone")
+        self._segments = segments
         self._write_seconds = write_seconds
         self._next_write = 0.0
         self._trouble = ""
@@ -113,6 +126,14 @@ class ResultFile:
         """The row cannot be scored. refused: it holds nothing of the kind, or more than a file may cost."""
         self.put(clip_id, Result(REFUSED if refused else UNREADABLE, None, reason, seconds))
 
+    def set_segments(
+        self, clip_id: str, segments: Sequence[Segment], score: float | None, *, reason: str, seconds: float
+    ) -> None:
+        """A file in windows. score: of the whole; None if no window has one."""
+        status = UNREADABLE if score is None else SCORED
+        frames = sum(one.num_frames for one in segments)
+        self.put(clip_id, Result(status, score, reason, seconds, segments[-1].end_seconds, frames, tuple(segments)))
+
     def put(self, clip_id: str, row: Result) -> None:
         """What is known of a row now. Raises: KeyError: there is no such row."""
         if clip_id not in self._rows:
@@ -133,6 +154,8 @@ class ResultFile:
                     f" {alone[0]!r}; give the folder that it was made from, another --output, or --overwrite"
                 )
         done = {by_text[text]: row for text, row in earlier.items() if row.score is not None}
+        if other := next((_other_windows(row, self._segments) for row in done.values()), ""):
+            raise ResultError(f"{self.path} {other}; give the same option, another --output, or --overwrite")
         self._rows.update(done)
         self._unwritten = True
         return set(done)
@@ -157,14 +180,30 @@ class ResultFile:
 
     def lines(self) -> Iterator[str]:
         """What the file holds, line by line; the header first where it has one."""
-        rows = (self._values(clip_id, row) for clip_id, row in self._rows.items())
         if _is_json(self.path):
-            yield from (json.dumps(values, ensure_ascii=False) + "\n" for values in rows)
+            for clip_id, row in self._rows.items():
+                values = self._values(clip_id, row)
+                if self._segments is not None:
+                    values |= segments_json(row.segments, self._genuine, self._prior)
+                yield json.dumps(values, ensure_ascii=False) + "\n"
             return
         columns = DETAILED_COLUMNS if self._detailed else ("id", "pred", "score", *["time"] * self._with_time)
+        columns = columns if self._segments is None else SEGMENT_COLUMNS
         yield ",".join(columns) + "\n"
-        for values in rows:
-            yield ",".join("" if value is None else _field(str(value)) for value in values.values()) + "\n"
+        for clip_id, row in self._rows.items():
+            values = self._values(clip_id, row)
+            for one in [values] if self._segments is None else [*self._segment_rows(values, row)]:
+                yield (
+                    ",".join("" if (value := one.get(name)) is None else _field(str(value)) for name in columns) + "\n"
+                )
+
+    def _segment_rows(self, values: dict[str, object], row: Result) -> Iterator[dict[str, object]]:
+        """The file, then its windows."""
+        yield values | {"segment": _WHOLE, "generated": in_stretches(row.segments).removeprefix("generated ")}
+        for number, one in enumerate(row.segments, start=1):
+            told = Result(UNREADABLE if one.score is None else SCORED, one.score, one.note, num_frames=one.num_frames)
+            window = {"segment": number, "start": _text(one.start_seconds), "end": _text(one.end_seconds)}
+            yield self._values(str(values["id"]), told) | window
 
     def _values(self, clip_id: str, row: Result) -> dict[str, object]:
         """One row's values by column, rounded as they are written."""
@@ -177,12 +216,10 @@ class ResultFile:
             values: dict[str, object] = {"id": clip_id, "pred": pred, "score": score}
             return self._numbers(values | {"time": seconds} if self._with_time else values)
         share = None if row.score is None else f"{probability(row.score, self._prior):.6g}"
-        duration = row.duration_seconds
-        known = duration is not None and math.isfinite(duration)
         return self._numbers(
             {"id": clip_id, "pred": pred if scored else None, "score": score, "probability": share}
             | {"status": row.status, "reason": as_written(row.reason), "seconds": seconds}
-            | {"duration": f"{duration:.3f}" if known else None, "frames": row.num_frames}
+            | {"duration": _text(row.duration_seconds), "frames": row.num_frames}
         )
 
     def _numbers(self, values: dict[str, object]) -> dict[str, object]:
@@ -202,7 +239,7 @@ def read_results(path: Path) -> dict[str, Result]:
             else:
                 csv.field_size_limit(_LARGEST_FIELD)
                 table = csv.DictReader(file)
-                rows = list(table)
+                rows = _with_segments(table) if "segment" in (table.fieldnames or ()) else list(table)
                 if not {"id", "score"} <= set(table.fieldnames or ()):
                     raise KeyError(f"no columns id and score among {table.fieldnames}")
         return {str(row["id"]): _result(row) for row in rows}
@@ -228,7 +265,42 @@ def _result(row: Mapping[str, object]) -> Result:
     status = str(row.get("status") or (WAITING if score is None else SCORED))
     seconds = _number(row.get("time")) if seconds is None else seconds
     frames = None if frames is None else int(frames)
-    return Result(status, score, str(row.get("reason") or ""), seconds, duration, frames)
+    segments = tuple(_segment(one) for one in row.get("segments") or ())  # type: ignore[attr-defined]
+    return Result(status, score, str(row.get("reason") or ""), seconds, duration, frames, segments)
+
+
+def _segment(row: Mapping[str, object]) -> Segment:
+    start, end = (_number(row[name]) for name in ("start", "end"))
+    return Segment(
+        math.nan if start is None else start, math.nan if end is None else end, _number(row["score"]),
+        str(row.get("reason") or ""), int(_number(row.get("frames")) or 0),
+    )  # fmt: skip
+
+
+def _with_segments(table: Iterable[dict[str, object]]) -> list[dict[str, object]]:
+    """Rows of files, each with those of its windows."""
+    files: list[dict[str, object]] = []
+    for row in table:
+        if row["segment"] == _WHOLE:
+            files.append(row | {"segments": []})
+        else:
+            files[-1]["segments"].append(row)  # type: ignore[attr-defined]
+    return files
+
+
+def _other_windows(row: Result, seconds: float | None) -> str:
+    """How a row's windows differ from those of `seconds` that are asked for; empty if they do not."""
+    if seconds is None:
+        return "was made with --segments" if row.segments else ""
+    if not row.segments:
+        return "was made without --segments"
+    length = row.segments[0].end_seconds - row.segments[0].start_seconds
+    differs = len(row.segments) > 1 and abs(length - seconds) > _SAME_LENGTH_SECONDS
+    return f"was made with --segments {length:g}" if differs else ""
+
+
+def _text(seconds: float | None) -> str | None:
+    return f"{seconds:.3f}" if seconds is not None and math.isfinite(seconds) else None
 
 
 def _number(value: object) -> float | None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-import threading
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 
 from .. import wheels
-from ..modality import VIDEO, Detector, Modality
+from ..config import SegmentConfig
+from ..modality import VIDEO, Detector, Modality, Prepared
+from ..segments import score_of_whole
 from ..text import shortened
-from ..verdict import REFUSED, UNREADABLE, Verdict, label_of
+from ..verdict import REFUSED, UNREADABLE, Segment, Verdict, label_of
+from .collect import reason_of, segment_of
 from .isolated import IsolatedPreparation
 from .parts import (
     check_device,
@@ -21,8 +26,10 @@ from .parts import (
     find_modality,
     load_detector,
     load_preparation,
+    load_windows,
     modality_of_file,
 )
+from .pool import DecodedClip
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class _Loaded:
     modality: Modality
     preparation: IsolatedPreparation
     detector: Detector
-    lock: threading.Lock  # one clip in the networks at a time: they use every core as it is
+    lock: Lock  # one clip in the networks at a time: they use every core as it is
 
 
 class FileDetector:
@@ -47,7 +54,9 @@ class FileDetector:
         weights: str | os.PathLike[str] | None = None,
         device: str | None = None,
         precision: str = "auto",
+        segments: float | None = None,
     ) -> None:
+        """segments: seconds of a window; each file is then taken in windows over its whole length."""
         self._only = None if modality is None else find_modality(modality)
         if weights is not None and self._only is None:
             raise ValueError("weights are those of one modality: name it too")
@@ -55,8 +64,9 @@ class FileDetector:
         wheels.ensure()
         self._weights = None if weights is None else Path(weights)
         self._device, self._precision = device, precision
+        self._segments = None if segments is None else SegmentConfig(segments)
         self._loaded: dict[str, _Loaded] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._closed = False
         if self._only is not None:
             self._load(self._only)
@@ -70,7 +80,10 @@ class FileDetector:
         content = source if isinstance(source, bytes) else os.fspath(source)
         if isinstance(content, bytes) and not isinstance(source, bytes):
             raise TypeError("paths are text here; bytes are the content of a file")
-        return self._score(self._load(self.modality_of(source)), content)
+        loaded = self._load(self.modality_of(source))
+        if self._segments is not None:
+            return score_windows(loaded.preparation.windows(content), loaded.detector, loaded.modality, loaded.lock)
+        return self._score(loaded, content)
 
     def modality_of(self, source: str | os.PathLike[str] | bytes) -> Modality:
         """As what a file is scored."""
@@ -83,7 +96,9 @@ class FileDetector:
                 raise RuntimeError("the detector was closed")
             if modality.name not in self._loaded:
                 folder = self._weights or default_weights(modality)
-                preparation = IsolatedPreparation(load_preparation(modality, folder))  # starts while torch is imported
+                windows = self._segments
+                prepare = load_windows(modality, folder, windows) if windows else load_preparation(modality, folder)
+                preparation = IsolatedPreparation(prepare)  # starts while torch is imported
                 try:
                     from .scoring import choose_device
 
@@ -91,7 +106,7 @@ class FileDetector:
                 except BaseException:
                     preparation.close()
                     raise
-                self._loaded[modality.name] = _Loaded(modality, preparation, detector, threading.Lock())
+                self._loaded[modality.name] = _Loaded(modality, preparation, detector, Lock())
             return self._loaded[modality.name]
 
     def _score(self, loaded: _Loaded, source: bytes | str) -> Verdict:
@@ -114,6 +129,7 @@ class FileDetector:
         return Verdict(
             label_of(score, loaded.modality.genuine), score, seconds, note,
             duration_seconds=clip.prepared.duration_seconds, num_frames=clip.prepared.num_frames,
+            num_places=clip.prepared.num_places,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -128,3 +144,46 @@ class FileDetector:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def score_windows(clips: Iterator[DecodedClip], detector: Detector, modality: Modality, lock: Lock) -> Verdict:
+    """Windows as they are read -> what is said of the file. A few are in memory at a time, however long the file is.
+
+    clips: what `IsolatedPreparation.windows` gives. lock: held while the networks work.
+    """
+    from .scoring import choose_batch_size
+
+    started = time.perf_counter()
+    size = max(1, choose_batch_size(detector.device) // detector.views_per_clip)
+    segments: list[Segment] = []
+    num_places = 0
+    while batch := list(itertools.islice(clips, size)):
+        windows = [clip.prepared for clip in batch if clip.more and clip.prepared is not None]
+        with lock:
+            segments += _score_batch(detector, windows)
+        num_places += sum(window.num_places for window in windows)
+        end = batch[-1]
+    seconds, score = time.perf_counter() - started, score_of_whole(segments)
+    reason = reason_of(end, segments, score)
+    if score is None:
+        return Verdict("", None, seconds, reason, REFUSED if end.refused else UNREADABLE, segments=tuple(segments))
+    return Verdict(
+        label_of(score, modality.genuine), score, seconds, reason, duration_seconds=segments[-1].end_seconds,
+        num_frames=sum(one.num_frames for one in segments), num_places=num_places, segments=tuple(segments),
+    )  # fmt: skip
+
+
+def _score_batch(detector: Detector, windows: Sequence[Prepared]) -> list[Segment]:
+    from .scoring import CLIP_ERRORS, score_clips
+
+    contents = [window.content for window in windows if window.content.size]
+    scores, note = [], ""
+    if contents:
+        try:
+            scores = score_clips(detector, contents)
+        except CLIP_ERRORS as error:
+            if len(windows) > 1:  # it costs the window that causes it, not the others
+                return [segment for window in windows for segment in _score_batch(detector, [window])]
+            scores, note = [math.nan], f"the network fails: {shortened(str(error))}"
+    waiting = iter(scores)
+    return [segment_of(window, next(waiting) if window.content.size else None, note) for window in windows]

@@ -7,9 +7,10 @@ import math
 import queue
 import threading
 import weakref
+from collections.abc import Iterator
 
 from ..config import PipelineConfig
-from ..modality import Preparation
+from ..modality import AnyPreparation
 from ..rows.dataset import Row
 from .pool import DecodedClip, DecodePool
 
@@ -20,7 +21,7 @@ class IsolatedPreparation:
     Any thread may call it; files are taken one after the other.
     """
 
-    def __init__(self, preparation: Preparation) -> None:
+    def __init__(self, preparation: AnyPreparation) -> None:
         """Raises: RuntimeError: the system gives no threads."""
         self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         config = PipelineConfig(stall_seconds=math.inf)
@@ -32,13 +33,20 @@ class IsolatedPreparation:
 
     def __call__(self, source: bytes | str) -> DecodedClip:
         """source: the file's bytes, or its path. Raises: RuntimeError: it was closed."""
+        *_, clip = self.windows(source)
+        return clip
+
+    def windows(self, source: bytes | str) -> Iterator[DecodedClip]:
+        """Of a preparation that gives windows each as it is done; the last one is what came of the file."""
         with self._lock:
             number = str(next(self._numbers))
             self._rows.put(Row(number, source))
             while self._closer.alive:
                 clip = next(self._results)
                 if clip is not None and clip.id == number:  # another one: of a call that was interrupted
-                    return clip
+                    yield clip
+                    if not clip.more:
+                        return
             raise RuntimeError("the detector was closed")
 
     def close(self) -> None:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import LimitsConfig
-from ..modality import AUDIO, MODALITIES, VIDEO, Detector, Modality, Preparation
+from ..config import LimitsConfig, SegmentConfig
+from ..modality import AUDIO, MODALITIES, VIDEO, AnyPreparation, Detector, Modality, Preparation
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +55,20 @@ def load_preparation(modality: Modality, weights: Path, limits: LimitsConfig | N
     from ..video.prepare import load_preparation as load_video
 
     return load_video(weights, limits)
+
+
+def load_windows(modality: Modality, weights: Path, config: SegmentConfig) -> AnyPreparation:
+    """The same in windows over a file's whole length."""
+    if modality is AUDIO:
+        from ..audio.prepare import AudioSegments
+        from ..audio.prepare import load_preparation as load_audio
+
+        return AudioSegments(load_audio(weights), config)
+    assert modality is VIDEO
+    from ..video.prepare import load_preparation as load_video
+    from ..video.windows import VideoSegments
+
+    return VideoSegments(load_video(weights), config)
 
 
 def load_detector(modality: Modality, weights: Path, device: torch.device, precision: str = "auto") -> Detector:

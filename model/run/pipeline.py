@@ -16,10 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import PipelineConfig, available_cores
-from ..modality import Preparation
+from ..modality import AnyPreparation
 from ..rows.dataset import ClipDataset
 from ..rows.submission import ResultFile
 from ..verdict import is_inconclusive
+from .collect import Collected, SegmentCollector
 from .pool import Crash, DecodedClip, DecodePool
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class RunStats:
 def run(
     dataset: ClipDataset,
     result: ResultFile,
-    preparation: Preparation,
+    preparation: AnyPreparation,
     build_scorer: Callable[[], Scorer],
     *,
     config: PipelineConfig,
@@ -110,16 +111,25 @@ def run(
     started = time.monotonic()
     num_workers = config.workers or available_cores()
     waiting: dict[str, DecodedClip] = {}  # for their scores
+    windows = SegmentCollector()
     with DecodePool(dataset.rows(), preparation, num_workers=num_workers, pipeline=config) as pool:
         stats.crashes = pool.crashes
         scorer = build_scorer()
         progress = tqdm(total=stats.rows, unit="clip", smoothing=0.05, mininterval=1.0, disable=not show_progress)
         waiting_since = time.monotonic()
 
+        def record_if_complete(clip_id: str) -> None:
+            if (file := windows.take(clip_id)) is not None:
+                _record_windows(file, result, stats)
+                progress.update()
+
         def record(scored: Scored) -> None:
+            stats.network_seconds = scorer.network_seconds
+            if clip_id := windows.put(scored.id, scored.score, scored.network_seconds):
+                record_if_complete(clip_id)
+                return
             clip = waiting.pop(scored.id)
             _record(scored, clip, result, stats)
-            stats.network_seconds = scorer.network_seconds
             progress.update()
             if stats.first_score_seconds is None and stats.scored:
                 stats.first_score_seconds = time.monotonic() - started
@@ -130,6 +140,14 @@ def run(
                 if stats.first_decode_seconds is None:
                     first_decoded = pool.first_decoded or time.monotonic()  # while the network was still loading
                     stats.first_decode_seconds = first_decoded - started
+                if clip.more or clip.num_windows:
+                    stats.decode_seconds += clip.seconds if clip.more else 0.0
+                    name = windows.add(clip)
+                    for scored in scorer.add(name, clip.prepared.content) if name and clip.prepared else ():
+                        record(scored)
+                        waiting_since = time.monotonic()
+                    record_if_complete(clip.id)
+                    continue
                 _count(clip, stats)
                 if clip.prepared is None:
                     result.set_unscored(clip.id, clip.reason, refused=clip.refused, seconds=clip.seconds)
@@ -174,6 +192,21 @@ def _record(scored: Scored, clip: DecodedClip, result: ResultFile, stats: RunSta
     stats.scored += 1
     stats.generated += scored.score > 0
     stats.inconclusive += is_inconclusive(scored.score)
+
+
+def _record_windows(file: Collected, result: ResultFile, stats: RunStats) -> None:
+    """A file of which every window is scored."""
+    result.set_segments(file.id, file.segments, file.score, reason=file.reason, seconds=file.seconds)
+    if file.score is None:
+        stats.fallbacks[file.reason] += 1
+        stats.reasons[file.id] = file.reason
+        return
+    stats.scored += 1
+    stats.generated += file.score > 0
+    stats.inconclusive += is_inconclusive(file.score)
+    if file.reason:
+        stats.salvaged += 1
+        stats.reasons[file.id] = file.reason
 
 
 def _count(clip: DecodedClip, stats: RunStats) -> None:

@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..config import PipelineConfig
-from ..modality import Preparation, Prepared
+from ..modality import AnyPreparation, Prepared
 from ..rows.dataset import Row
 from .process import WorkerDied, WorkerProcess, WorkerStartError
 
@@ -26,11 +28,16 @@ _START_PAUSE_SECONDS = 0.5
 _RETRY_SECONDS = 30.0  # between two attempts to replace a worker that could not be had, while others do the work
 _FORGIVEN_KILLS = 2  # from outside, of one clip: most likely not its fault, so the same attempt is repeated
 _POLL_SECONDS = 0.2
+_EMPTY = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """What came of a row. prepared: None if its file cannot be used; `reason` then says why."""
+    """What came of a row. prepared: None if its file cannot be used; `reason` then says why.
+
+    Of a row that is taken in windows each comes as it is done, with `more`; then one without content for the row, whose
+    reason is what kept it from the rest.
+    """
 
     id: str
     prepared: Prepared | None
@@ -38,6 +45,8 @@ class DecodedClip:
     refused: bool = False  # by a limit, or for being no media of this kind: not damaged
     seconds: float = 0.0  # wall time in workers, over all attempts
     transfer_seconds: float = 0.0  # the job's way to the worker and the content's way back
+    more: bool = False
+    num_windows: int = 0  # that came before
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,12 @@ class DecodePool:
     """
 
     def __init__(
-        self, rows: Iterable[Row], preparation: Preparation, *, num_workers: int, pipeline: PipelineConfig | None = None
+        self,
+        rows: Iterable[Row],
+        preparation: AnyPreparation,
+        *,
+        num_workers: int,
+        pipeline: PipelineConfig | None = None,
     ) -> None:
         pipeline = pipeline or PipelineConfig()
         self._rows = rows
@@ -133,7 +147,7 @@ class DecodePool:
             if clip is None:
                 finished += 1
             else:
-                clips += 1
+                clips += not clip.more
                 yield clip
 
     def _read(self) -> None:
@@ -227,19 +241,31 @@ class DecodePool:
             if unable := self._start(worker):
                 causes.append(unable)
                 break
-            asked = time.perf_counter()
+            asked, num_windows = time.perf_counter(), 0
             try:
                 reply, content = worker.run(row.media, attempt)
+                while reply.more:
+                    window = reply.with_content(_EMPTY if content is None else content)
+                    seconds = reply.read_seconds + reply.cut_seconds
+                    clip = DecodedClip(row.id, window, seconds=seconds, more=True, num_windows=num_windows)
+                    if not self._put(self._results, clip):
+                        return None
+                    num_windows += 1
+                    reply, content = worker.receive()
             except WorkerDied as died:
                 if self._stopping.is_set():
                     break
                 log.warning("clip %s: attempt %d: %s", row.id, attempt + 1, died)
                 self.crashes.append(Crash(row.id, str(died), died.from_outside, died.late))
+                if num_windows:  # those that came are not done twice
+                    return DecodedClip(row.id, None, f"the rest: {died}", num_windows=num_windows)
                 if died.from_outside and kills < _FORGIVEN_KILLS:
                     kills += 1
                     continue
                 causes.append(str(died))
                 break
+            if num_windows:
+                return DecodedClip(row.id, None, reply.note, num_windows=num_windows)
             if content is None and not reply.refused:
                 causes.append(reply.note)
                 break

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from ..modality import Preparation
+from ..modality import AnyPreparation
 from .worker import READY, Job, Reply
 
 # argv: the parent's sys.path, the pipe's file descriptor, the parent's process id
@@ -51,7 +51,7 @@ class WorkerStartError(Exception):
 class WorkerProcess:
     """One worker process and the pipe to it. `kill_if_late` is called from another thread than the rest."""
 
-    def __init__(self, preparation: Preparation) -> None:
+    def __init__(self, preparation: AnyPreparation) -> None:
         self._preparation = preparation
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
@@ -89,16 +89,26 @@ class WorkerProcess:
     def run(self, source: bytes | str, attempt: int) -> tuple[Reply, np.ndarray | None]:
         """Prepare one file on a started worker. Returns the reply and, if the file is prepared, its content.
 
-        Raises: WorkerDied, with the cause; `start` then starts another.
+        Where `reply.more` is true, `receive` gets the next window. Raises: WorkerDied, with the cause; `start` then
+        starts another.
         """
+        return self._exchange(source, attempt)
+
+    def receive(self) -> tuple[Reply, np.ndarray | None]:
+        """The next window's reply and content, with a time limit of its own. Raises: as `run`."""
+        return self._exchange(None, 0)
+
+    def _exchange(self, source: bytes | str | None, attempt: int) -> tuple[Reply, np.ndarray | None]:
         connection = self._connection
         if connection is None:
             raise WorkerDied("no decode process was started")
         seconds = self._preparation.limits.hard_seconds
         self._set_deadline(seconds)
         try:
-            connection.send(Job(source, 0, attempt) if isinstance(source, str) else Job(None, len(source), attempt))
-            if isinstance(source, bytes):
+            if isinstance(source, str):
+                connection.send(Job(source, 0, attempt))
+            elif source is not None:
+                connection.send(Job(None, len(source), attempt))
                 connection.send_bytes(source)
             reply = Reply.from_bytes(connection.recv_bytes(_MAX_REPLY_BYTES))
             content = receive_content(connection, reply, self._preparation.max_bytes) if reply.prepared else None

@@ -63,12 +63,19 @@ Group = tuple[str, tuple[int, ...]]  # kind and shape of views that can be compu
 
 def score_clip(detector: Detector, content: np.ndarray) -> float:
     """The plain way: one clip alone, uint8 (n,) as prepared."""
+    return score_clips(detector, [content])[0]
+
+
+def score_clips(detector: Detector, contents: Sequence[np.ndarray]) -> list[float]:
+    """The plain way, a few clips together."""
+    clips = [
+        _Clip("", {kind: part for kind, part in detector.split(content).items() if len(part)}) for content in contents
+    ]
     features = {
-        kind: detector.features(torch.from_numpy(views), kind).cpu().numpy()
-        for kind, views in detector.split(content).items()
-        if len(views)
+        group: detector.features(torch.from_numpy(np.concatenate(views)), group[0]).cpu()
+        for group, views in _by_group(clips).items()
     }
-    return detector.score(features)
+    return [detector.score(own) for own in _by_clip(clips, features)]
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ import resource
 import signal
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from multiprocessing.connection import Connection
 
 import numpy as np
 
-from ..modality import Preparation, Prepared, Refused, Unreadable
+from ..modality import AnyPreparation, Prepared, Refused, Unreadable
 from ..text import one_line
 
 NICENESS = 5  # the network's threads go first where both want the same core
@@ -53,6 +54,10 @@ class Reply:
     cut_seconds: float = 0.0
     duration_seconds: float = float("nan")
     num_frames: int = 0
+    num_places: int = 0
+    start_seconds: float = float("nan")
+    end_seconds: float = float("nan")
+    more: bool = False  # this is a window; another reply follows
     refused: bool = False  # no other attempt is to be made
     leaving: bool = False  # the worker ends after this reply, to give its memory back
     failed: bool = False  # the worker ends because of an error that no reader should raise
@@ -73,8 +78,9 @@ class Reply:
     def with_content(self, content: np.ndarray) -> Prepared:
         """content: uint8 (num_bytes,)."""
         return Prepared(
-            content, self.reader, self.note, self.read_seconds, self.cut_seconds, self.duration_seconds, self.num_frames
-        )
+            content, self.reader, self.note, self.read_seconds, self.cut_seconds, self.duration_seconds,
+            self.num_frames, self.num_places, self.start_seconds, self.end_seconds,
+        )  # fmt: skip
 
 
 def main(descriptor: int, parent: int) -> None:
@@ -86,7 +92,7 @@ def main(descriptor: int, parent: int) -> None:
         serve(connection, connection.recv(), parent)
 
 
-def serve(connection: Connection, preparation: Preparation, parent: int) -> None:
+def serve(connection: Connection, preparation: AnyPreparation, parent: int) -> None:
     """Answer jobs until the other end closes. parent: its process id."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -107,38 +113,50 @@ def serve(connection: Connection, preparation: Preparation, parent: int) -> None
         except EOFError:
             return
         try:
-            reply, content = _run(source, job.attempt, preparation)
+            for reply, content in _run(source, job.attempt, preparation):
+                kept = _data_bytes() - own_bytes - job.num_bytes
+                leaving = not reply.more and kept > _RETIRE_SHARE * memory_bytes
+                connection.send_bytes(replace(reply, leaving=leaving).to_bytes())
+                if content is not None:
+                    connection.send_bytes(content)
         except BaseException as error:  # one that nobody foresaw: the parent is told, and the worker ends with it
             *_, (frame, line) = traceback.walk_tb(error.__traceback__)
             note = f"{one_line(error)} ({os.path.basename(frame.f_code.co_filename)}:{line})"
             with contextlib.suppress(OSError):
                 connection.send_bytes(Reply(note=note, failed=True).to_bytes())
             raise
-        del source
-        leaving = _data_bytes() - own_bytes > _RETIRE_SHARE * memory_bytes
-        connection.send_bytes(replace(reply, leaving=leaving).to_bytes())
-        if content is not None:
-            connection.send_bytes(content)
+        del source, reply, content
         if leaving:
             return
 
 
-def _run(source: bytes | str, attempt: int, preparation: Preparation) -> tuple[Reply, np.ndarray | None]:
+def _run(source: bytes | str, attempt: int, preparation: AnyPreparation) -> Iterator[tuple[Reply, np.ndarray | None]]:
+    """The file's reply, or one for each window and a last one without content."""
     started = time.perf_counter()
     try:
         done = preparation(source, attempt)
+        if isinstance(done, Prepared):
+            yield _reply(done)
+            return
+        for window in done:
+            yield _reply(window, more=True)
+        yield Reply(), None
     except Unreadable as error:
         seconds = time.perf_counter() - started
-        return Reply(note=str(error), read_seconds=seconds, refused=isinstance(error, Refused)), None
+        yield Reply(note=str(error), read_seconds=seconds, refused=isinstance(error, Refused)), None
     except MemoryError:
         note = f"needs more than {preparation.limits.worker_memory_bytes >> 20} MiB"
-        return Reply(note=note, read_seconds=time.perf_counter() - started), None
+        yield Reply(note=note, read_seconds=time.perf_counter() - started), None
+
+
+def _reply(done: Prepared, *, more: bool = False) -> tuple[Reply, np.ndarray | None]:
     content = np.ascontiguousarray(done.content)
     reply = Reply(
-        True, content.nbytes, done.reader, done.note, float(done.read_seconds), float(done.cut_seconds),
-        float(done.duration_seconds), int(done.num_frames),
+        content.nbytes > 0, content.nbytes, done.reader, done.note, float(done.read_seconds), float(done.cut_seconds),
+        float(done.duration_seconds), int(done.num_frames), int(done.num_places), float(done.start_seconds),
+        float(done.end_seconds), more,
     )  # fmt: skip
-    return reply, content
+    return reply, content if reply.prepared else None
 
 
 def leave_real_time() -> None:

@@ -56,7 +56,7 @@ class VideoPreparation:
         content = cut_views(clip.runs, self.views)
         return Prepared(
             content, clip.decoder, clip.note, read - started, time.perf_counter() - read, clip.duration_seconds,
-            clip.num_frames,
+            clip.num_frames, len(clip.runs),
         )  # fmt: skip
 
     def read(self, source: bytes | str, attempt: int | None = None) -> Clip:

@@ -36,7 +36,7 @@ _NEW_STATE = ("palette", "new_extradata", "param_change")  # side data of packet
 
 
 @dataclass(frozen=True)
-class _Packet:
+class Packet:
     """A packet's stamps in the stream's time base. shown: where its frame is shown, `at`: where to seek to."""
 
     shown: int
@@ -45,10 +45,10 @@ class _Packet:
 
 
 @dataclass
-class _Scan:
+class Scan:
     """What a pass over the packets found."""
 
-    packets: list[_Packet] = field(default_factory=list)  # in the order they are shown; empty if none is told
+    packets: list[Packet] = field(default_factory=list)  # in the order they are shown; empty if none is told
     keys_in_file: list[int] = field(default_factory=list)  # places of key frames among the packets as they stand there
     num_packets: int = 0
     num_shown: int = 0  # of these packets, those that no edit list leaves out
@@ -66,15 +66,15 @@ def read(
     """See `reading.Reader`. Keeps the frames that do decode of a damaged file. passed_over: see `open_video`."""
     try:
         with open_video(source, limits, passed_over=passed_over) as (container, stream):
-            max_frames = _prepare(stream, limits)
+            max_frames = set_limits(stream, limits)
             number = [one.index for one in container.streams.video].index(stream.index)
             header = read_track_header(source, track_id=stream.id, number=number)
             if header.encrypted:
                 raise Refused("the video is encrypted")
             to_rgb = RgbConverter(header.crop)
-            video = _Video(container, stream, to_rgb, limits, deadline)
+            video = OpenVideo(container, stream, to_rgb, limits, deadline)
             first = Run(min(sampling.max_run_frames, max_frames), limits)
-            scan = _scan(video, first)
+            scan = scan_packets(video, first)
             refuse_still_picture(container, scan.num_packets)
             planned = _plan(scan, first, sampling, max_frames)
             runs = [first.cut(len(planned[0]), None)] if len(planned) == 1 and first.frames else []
@@ -88,8 +88,8 @@ def read(
                 return read(source, sampling, limits, deadline, passed_over=looked_at)
         if not any(run.frames for run in runs):
             with open_video(source, limits, passed_over=passed_over) as (container, stream):
-                _prepare(stream, limits)
-                runs = _read_in_one_pass(_Video(container, stream, to_rgb, limits, deadline), planned)
+                set_limits(stream, limits)
+                runs = _read_in_one_pass(OpenVideo(container, stream, to_rgb, limits, deadline), planned)
     except ERRORS as error:
         raise Unreadable(cause_of(error)) from error
     return _clip_of(runs, planned, bool(scan.packets), duration, limits, deadline)
@@ -113,7 +113,7 @@ def _clip_of(
     )
 
 
-def _prepare(stream: av.video.stream.VideoStream, limits: LimitsConfig) -> int:
+def set_limits(stream: av.video.stream.VideoStream, limits: LimitsConfig) -> int:
     """Set the decoder's limits before it opens. Returns how many frames of this size may be held."""
     context = stream.codec_context
     check_frame_size(context.width, context.height, limits)
@@ -122,13 +122,13 @@ def _prepare(stream: av.video.stream.VideoStream, limits: LimitsConfig) -> int:
     return max_frames_in_memory(context.width, context.height, limits)
 
 
-def _scan(video: _Video, first: Run) -> _Scan:
+def scan_packets(video: OpenVideo, first: Run) -> Scan:
     """Demux to the end, decoding no further than `first` needs: so it starts with the first frame that is shown,
     whatever key frames say, and the decoder has seen what stands at the file's start.
 
     Raises: Refused: the stream is encrypted.
     """
-    scan = _Scan()
+    scan = Scan()
     context, codec, ordered = video.stream.codec_context, video.stream.codec_context.name, True
     extradata = bytes(context.extradata or b"")
     sets: list[bytes] = []  # of each packet that has any
@@ -158,7 +158,7 @@ def _scan(video: _Video, first: Run) -> _Scan:
         if shown is None:
             ordered = False
         elif ordered:
-            scan.packets.append(_Packet(shown, packet.dts if packet.dts is not None else shown, is_key))
+            scan.packets.append(Packet(shown, packet.dts if packet.dts is not None else shown, is_key))
         if scan.num_packets >= video.limits.max_scanned_packets or time.process_time() > until:
             break
     if not ordered or 2 * len({packet.shown for packet in scan.packets}) < len(scan.packets):
@@ -172,7 +172,7 @@ def _scan(video: _Video, first: Run) -> _Scan:
     return scan
 
 
-def _plan(scan: _Scan, first: Run, sampling: SamplingConfig, max_frames: int) -> list[range]:
+def _plan(scan: Scan, first: Run, sampling: SamplingConfig, max_frames: int) -> list[range]:
     """Runs as places among the frames that are shown. The first frame starts one, whether it is a key frame or not."""
     keys = scan.keys_in_file
     if scan.packets:
@@ -181,7 +181,7 @@ def _plan(scan: _Scan, first: Run, sampling: SamplingConfig, max_frames: int) ->
     return choose_runs([0, *keys] if first.frames else keys, num_frames, sampling, max_frames=max_frames)
 
 
-def _read_by_seeking(video: _Video, scan: _Scan, planned: Sequence[range], first: Run) -> list[Run]:
+def _read_by_seeking(video: OpenVideo, scan: Scan, planned: Sequence[range], first: Run) -> list[Run]:
     """Each run from its own key frame. Empty if one of them turns out to be no key frame to the decoder."""
     runs = []
     for run, following in zip(planned, [*planned[1:], None], strict=True):
@@ -196,7 +196,7 @@ def _read_by_seeking(video: _Video, scan: _Scan, planned: Sequence[range], first
     return runs
 
 
-def _read_in_one_pass(video: _Video, planned: Sequence[range]) -> list[Run]:
+def _read_in_one_pass(video: OpenVideo, planned: Sequence[range]) -> list[Run]:
     """Decode from the file's start to the last run's end, counting frames as they come."""
     runs = [Run(len(run), video.limits) for run in planned]
     current = 0
@@ -211,7 +211,7 @@ def _read_in_one_pass(video: _Video, planned: Sequence[range]) -> list[Run]:
 
 
 @dataclass
-class _Video:
+class OpenVideo:
     """An open video, read until the deadline (on time.process_time())."""
 
     container: av.container.InputContainer
@@ -244,7 +244,7 @@ class _Video:
                 break
         return run
 
-    def decode_from(self, first: _Packet) -> Iterator[av.VideoFrame]:
+    def decode_from(self, first: Packet) -> Iterator[av.VideoFrame]:
         """Frames in display order from the one of packet `first` on; none if there is no way to get there."""
         self.landed_on_key = True
         for number, frame in enumerate(self.decode(self._packets_from(first))):
@@ -269,7 +269,7 @@ class _Video:
         last.stream, last.time_base = self.stream, self.stream.time_base
         yield last
 
-    def _packets_from(self, first: _Packet) -> Iterator[av.Packet]:
+    def _packets_from(self, first: Packet) -> Iterator[av.Packet]:
         """Packets in decoding order, from a key frame at or before packet `first` on.
 
         Some demuxers seek by pts, others by dts; where the first lands too late, the second is tried. In an MPEG

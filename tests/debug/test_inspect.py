@@ -12,7 +12,7 @@ import torch
 
 from debug import explain, inspect_files
 from debug.video_page import frame_strip, more_frames, study_clip
-from debug.words import explain_score, verdict_words
+from debug.words import explain_score
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import VIDEO
 from model.run.inputs import find_files
@@ -210,5 +210,3 @@ def test_the_score_is_the_one_that_the_submission_gets(videos: Path) -> None:
 def test_score_in_words() -> None:
     assert "7.4 times likelier in a generated file than in a real one" in explain_score(2.0)
     assert "1,097 times likelier in a pristine file" in explain_score(-7.0, "pristine")
-    assert verdict_words(-1.0, "real") == "inconclusive, rather real"
-    assert verdict_words(1.2, "real") == "generated"

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from model.modality import AUDIO
-from model.rows.submission import DETAILED_COLUMNS, ResultError, ResultFile, count_scores, read_results
+from model.rows.submission import (
+    DETAILED_COLUMNS,
+    SEGMENT_COLUMNS,
+    ResultError,
+    ResultFile,
+    count_scores,
+    read_results,
+)
+from model.verdict import Segment
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -258,3 +266,60 @@ def test_a_file_that_is_no_result_is_not_written_over(content: bytes, name: str,
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ResultError, match="cannot be read as a result file"):
         count_scores(tmp_path / name)
+
+
+SEGMENTS = (
+    Segment(0.0, 2.0, -2.5, "", 4), Segment(2.0, 4.0, 3.25, "", 8), Segment(4.0, 5.5, None, "one colour all over", 0)
+)  # fmt: skip
+
+
+def segmented_file(path: Path, seconds: float = 2.0) -> ResultFile:
+    result = ResultFile(path, ["a.mp4", 'b "x",\n.mp4', "c.mp4"], detailed=True, segments=seconds)
+    result.set_segments("a.mp4", SEGMENTS, 3.25, reason="", seconds=1.5)
+    result.set_unscored('b "x",\n.mp4', "no video stream", refused=True)
+    result.write()
+    return result
+
+
+def test_a_window_is_a_row_behind_its_file(tmp_path: Path) -> None:
+    segmented_file(tmp_path / "scores.csv")
+    rows = _read(tmp_path / "scores.csv")
+    assert tuple(rows[0]) == SEGMENT_COLUMNS
+    assert [(row["id"], row["segment"], row["start"], row["end"], row["pred"], row["status"]) for row in rows] == [
+        ("a.mp4", "whole", "", "", "generated", "scored"),
+        ("a.mp4", "1", "0.000", "2.000", "real", "scored"),
+        ("a.mp4", "2", "2.000", "4.000", "generated", "scored"),
+        ("a.mp4", "3", "4.000", "5.500", "", "unreadable"),
+        ('b "x",\n.mp4', "whole", "", "", "", "refused"),
+        ("c.mp4", "whole", "", "", "", "waiting"),
+    ]
+    assert (rows[0]["generated"], rows[0]["frames"], rows[0]["duration"]) == ("from 0:02 to 0:04", "12", "5.500")
+    assert rows[3]["reason"] == "one colour all over"
+
+
+def test_a_window_is_an_entry_of_its_file(tmp_path: Path) -> None:
+    segmented_file(tmp_path / "scores.jsonl")
+    first, second, _ = (json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines())
+    assert first["generated"] == [{"start": 2.0, "end": 4.0, "score": 3.25}]
+    assert [one["score"] for one in first["segments"]] == [-2.5, 3.25, None]
+    assert second["segments"] == [] and second["status"] == "refused"
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl"])
+def test_windows_are_taken_up_again(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    ids = list(segmented_file(path).rows)
+    before = path.read_bytes()
+    again = ResultFile(path, ids, detailed=True, segments=2.0)
+    assert again.resume(read_results(path)) == {"a.mp4"}
+    again.set_unscored(ids[1], "no video stream", refused=True)
+    assert again.write() and path.read_bytes() == before
+    with pytest.raises(ResultError, match="was made with --segments 2; give the same option"):
+        ResultFile(path, ids, detailed=True, segments=5.0).resume(read_results(path))
+    with pytest.raises(ResultError, match="was made with --segments; give"):
+        ResultFile(path, ids, detailed=True).resume(read_results(path))
+
+
+def test_windows_never_stand_in_the_challenge_s_columns(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="detailed columns alone"):
+        ResultFile(tmp_path / "submission.csv", ["a"], segments=2.0)
