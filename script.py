@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from model.config import PipelineConfig
+    from model.modality import Modality
     from model.rows.sources import ClipDataset
     from model.rows.submission import ResultFile
     from model.run.pipeline import RunStats
@@ -83,6 +85,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         default=0.5,
         metavar="P",
         help="share of generated files, for probabilities; default: 1/2",
+    )
+    parser.add_argument(
+        "--sound",
+        action=argparse.BooleanOptionalAction,
+        help="a video's sound track gets its own verdict, taken for speech; default: for FILE, without --modality",
     )
     parser.add_argument(
         "--segments",
@@ -162,7 +169,7 @@ def look_at_files(options: argparse.Namespace) -> int:
     from model.modality import MODALITIES, VIDEO
     from model.run.inputs import InputError, check_output, describe, find_files
     from model.run.parts import check_device, default_weights, modality_of_weights
-    from model.run.words import segment_lines, verdict_json, verdict_line
+    from model.run.words import segment_lines, sound_line, verdict_json, verdict_line
 
     named = options.modality or (options.weights and modality_of_weights(options.weights))
     modality = MODALITIES[named] if named else VIDEO if options.html else None
@@ -187,13 +194,15 @@ def look_at_files(options: argparse.Namespace) -> int:
         weights = options.weights or default_weights(shown)
         detector = load_detector(shown, weights, choose_device(options.device), options.precision)
         segments = SegmentConfig(options.segments) if options.segments else None
-        verdicts = inspect(found.files, detector, page=options.html, segments=segments)
+        sound = named is None if options.sound is None else options.sound
+        verdicts = inspect(found.files, detector, page=options.html, segments=segments, sound=sound)
         return 3 if options.strict and any(verdict.score is None for verdict in verdicts) else 0
     unscored = 0
     name = modality.name if modality else None
     with FileDetector(
-        name, weights=options.weights, device=options.device, precision=options.precision, segments=options.segments
-    ) as files:
+        name, weights=options.weights, device=options.device, precision=options.precision, segments=options.segments,
+        sound=options.sound if options.sound is not None else name is None,
+    ) as files:  # fmt: skip
         for file in found.files:
             verdict, kind = files.score(file), files.modality_of(file)
             unscored += verdict.score is None
@@ -201,17 +210,17 @@ def look_at_files(options: argparse.Namespace) -> int:
                 print(json.dumps(verdict_json(str(file), verdict, kind, prior=options.prior)), flush=True)
             else:
                 lines = [verdict_line(str(file), verdict, kind, prior=options.prior), *segment_lines(verdict, kind)]
+                lines += [sound_line(verdict, verdict.sound)] if verdict.sound else []
                 print("\n".join(lines), flush=True)
     return 3 if options.strict and unscored else 0
 
 
 def score_dataset(options: argparse.Namespace) -> int:
     """Read, score, write. Returns the exit code."""
-    from model.config import PipelineConfig, SegmentConfig
-    from model.modality import MODALITIES
+    from model.config import PipelineConfig
+    from model.modality import AUDIO, MODALITIES
     from model.rows.dataset import open_dataset
     from model.run.inputs import InputError, describe
-    from model.run.parts import default_weights, load_preparation, load_windows
 
     if not options.challenge:
         check_before(options)
@@ -229,14 +238,37 @@ def score_dataset(options: argparse.Namespace) -> int:
         log.info("%d of them have a score already", len(done))
     if dataset.left_out:
         log.info("left out: %s", describe(dataset.left_out))
-    weights = options.weights or default_weights(dataset.modality)
-    if options.segments:
-        preparation = load_windows(dataset.modality, weights, SegmentConfig(options.segments))
-    else:
-        preparation = load_preparation(dataset.modality, weights)
+    from model.run.pipeline import RunStats
 
-    from model.config import torch_import
-    from model.run.pipeline import RunStats, run
+    waiting = dataset.without(done)
+    stats = RunStats(rows=len(waiting.ids))
+    try:
+        score_rows(waiting, dataset.modality, result, options, config, stats)
+        if options.sound:
+            heard = {clip_id for clip_id, row in result.rows.items() if row.sound and row.sound.score is not None}
+            tracks = dataset.without(heard)
+            log.info("%d sound tracks", len(tracks.ids))
+            score_rows(tracks, AUDIO, result.of_sound(), options, config, RunStats())
+    finally:
+        written = result.write()
+        write_stats(stats, options.stats)
+    return report(stats, dataset.modality.genuine, options, written)
+
+
+def score_rows(
+    rows: ClipDataset, modality: Modality, result: ResultFile, options: argparse.Namespace, config: PipelineConfig,
+    stats: RunStats,
+) -> None:  # fmt: skip
+    """Score the files as `modality`, whatever their own is. Raises: WeightsError."""
+    from model.config import SegmentConfig, torch_import
+    from model.run.parts import default_weights, load_preparation, load_windows
+    from model.run.pipeline import run
+
+    weights = options.weights if options.weights and modality is rows.modality else default_weights(modality)
+    if options.segments:
+        preparation = load_windows(modality, weights, SegmentConfig(options.segments))
+    else:
+        preparation = load_preparation(modality, weights)
 
     def build_scorer() -> BatchScorer:
         with exit_put_off(), torch_import:
@@ -244,20 +276,13 @@ def score_dataset(options: argparse.Namespace) -> int:
             from model.run.scoring import BatchScorer, choose_device
 
             return BatchScorer(
-                lambda device: load_detector(dataset.modality, weights, device, options.precision),
+                lambda device: load_detector(modality, weights, device, options.precision),
                 choose_device(options.device),
                 batch_views=config.batch_views,
             )
 
-    waiting = dataset.without(done)
-    stats = RunStats(rows=len(waiting.ids))
-    try:
-        if waiting.ids:
-            run(waiting, result, preparation, build_scorer, config=config, stats=stats)
-    finally:
-        written = result.write()
-        write_stats(stats, options.stats)
-    return report(stats, dataset.modality.genuine, options, written)
+    if rows.ids:
+        run(rows, result, preparation, build_scorer, config=config, stats=stats)
 
 
 def check_before(options: argparse.Namespace) -> None:
@@ -281,6 +306,7 @@ def open_result(
 
     Raises: InputError: options that do not go together. ResultError: scores that are there would be lost.
     """
+    from model.modality import VIDEO
     from model.rows.submission import ResultError, ResultFile, count_scores, read_results
     from model.run.inputs import InputError
 
@@ -288,9 +314,11 @@ def open_result(
     detailed = options.columns == "detailed" if options.columns else own
     if options.segments and not detailed:
         raise InputError("--segments makes a row a window, which no challenge asks for: add --columns detailed")
+    if options.sound and not (detailed and dataset.modality is VIDEO):
+        raise InputError("--sound goes with videos and detailed columns: add --columns detailed, or --modality video")
     result = ResultFile(
         options.output, dataset.ids, dataset.modality, with_time=options.time, detailed=detailed,
-        prior=options.prior, segments=options.segments, write_seconds=write_seconds,
+        prior=options.prior, segments=options.segments, sound=bool(options.sound), write_seconds=write_seconds,
     )  # fmt: skip
     if options.resume and options.output.exists():
         return result, result.resume(read_results(options.output))

@@ -48,12 +48,13 @@ class Verdict:
 
 
 def inspect(
-    files: Sequence[Path], detector: Detector, *, page: Path | None = None, segments: SegmentConfig | None = None
-) -> list[Verdict]:
+    files: Sequence[Path], detector: Detector, *, page: Path | None = None, segments: SegmentConfig | None = None,
+    sound: bool = False,
+) -> list[Verdict]:  # fmt: skip
     """Score each file, print a line for it, and write the page if one is asked for.
 
-    segments: windows over each file's whole length, which then decide. A file that cannot be read gets a Verdict without
-    a score. Raises: InputError: the page needs Matplotlib.
+    segments: windows over each file's whole length, which then decide. sound: the page shows videos' sound tracks too.
+    A file that cannot be read gets a Verdict without a score. Raises: InputError: the page needs Matplotlib.
     """
     if page:
         require_matplotlib()
@@ -66,6 +67,8 @@ def inspect(
         if segments:
             verdict, section = _look_along(verdict, section, detector, segments)
         print(format_verdict(verdict), flush=True)
+        if page and sound and modality_of(detector) == VIDEO:
+            section = [*section, *_look_at_track(file, detector)]
         verdicts.append(verdict)
         sections.append(section)
     if page:
@@ -140,6 +143,23 @@ def _look_at_sound(file: Path, detector: AudioDetector, with_section: bool) -> t
     look = study_sound(sound, detector)
     section = sound_section(look, AUDIO.genuine, words_of(look.score, AUDIO.genuine)) if with_section else []
     return look.score, sound.note, section
+
+
+def _look_at_track(file: Path, detector: Detector) -> list[str]:
+    """The page's part on a video's sound, which no score rests on."""
+    from debug.audio_page import sound_section, study_sound
+    from debug.samples import SamplesPreparation, unpack_sound
+    from model.audio.detector import load_detector
+    from model.audio.prepare import load_preparation
+
+    weights, title = default_weights(AUDIO), "<h3>Sound track</h3>"
+    try:
+        sound = unpack_sound(_read(file, SamplesPreparation(load_preparation(weights))))
+        look = study_sound(sound, load_detector(weights, detector.device))
+    except Unreadable as error:
+        return [title, markup.paragraph(f"No score: {error}.")]
+    apart = "Taken for speech, whatever it is; apart from the picture, whose score does not rest on it."
+    return [title, markup.paragraph(apart), *sound_section(look, AUDIO.genuine, words_of(look.score, AUDIO.genuine))]
 
 
 def _read(file: Path, preparation: Preparation) -> np.ndarray:

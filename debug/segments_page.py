@@ -28,7 +28,7 @@ def segments_section(verdict: Verdict, modality: Modality) -> list[str]:
         for one in verdict.segments
     ]
     table = markup.table(["window", "verdict", "score", "reason"], rows, numeric=(2,))
-    return [*parts, markup.folded(f"All {len(rows)} windows", table)]
+    return [*parts, markup.folded("Every window", table)]
 
 
 def _curve(verdict: Verdict, modality: Modality) -> str:
@@ -54,7 +54,8 @@ def _curve(verdict: Verdict, modality: Modality) -> str:
     axes.set_xlabel("time (s)")
     axes.set_ylabel("score (> 0: generated)")
     text = (
-        f"Score of {len(scores)} windows: lowest {min(scores):+.2f}, highest {max(scores):+.2f}."
+        f"Score of {len(scores)} window{'s' * (len(scores) != 1)}: lowest {min(scores):+.2f},"
+        f" highest {max(scores):+.2f}."
         f" {in_stretches(verdict.segments).capitalize() or 'No stretch is generated'}."
     )
     return markup.figure(drawing, text, f"{text} Grey: inconclusive. Shaded: generated stretches.")

@@ -23,17 +23,19 @@ def load_detector(
     weights: str | PathLike[str] | None = None,
     device: str | None = None,
     segments: float | None = None,
+    sound: bool = False,
 ) -> FileDetector:
     """A detector of single files, each decoded in a process of its own.
 
     modality: "video" or "audio"; None: by each file's suffix, video where that does not tell; loaded at its first file.
     weights: a folder with manifest.json; default: the repository's. device: "cpu", "cuda" or "cuda:N"; default: CUDA if
     there is one. segments: seconds of a window; each file is then taken in windows over its whole length.
-    Raises: WeightsError (of `model.weights`); ValueError: no such modality, device or window.
+    sound: a video's sound track gets a verdict of its own, beside the picture's, taken for speech. Raises: WeightsError
+    (of `model.weights`); ValueError: no such modality, device or window.
     """
     from .run.files import FileDetector
 
-    return FileDetector(modality, weights=weights, device=device, segments=segments)
+    return FileDetector(modality, weights=weights, device=device, segments=segments, sound=sound)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,8 @@ from typing import Any
 
 from .verdict import INCONCLUSIVE, Segment, probability, words_of
 
+_ROUNDING = 1e-6  # of windows: 18 frames at 12 a second end at 1.5 s, or just before
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -30,7 +32,7 @@ def window_edges(duration_seconds: float, window_seconds: float, max_windows: in
 
     Windows of 2 s: of 5.5 s -> 0 2 4 5.5, of 4.9 s -> 0 2 4.9, of 0.5 s -> 0 0.5; at most two of 5.5 s -> 0 2 4.
     """
-    count = max(1, int(min(duration_seconds / window_seconds + 0.5, max_windows + 1)))
+    count = max(1, int(min(duration_seconds / window_seconds + 0.5 + _ROUNDING, max_windows + 1)))
     if count > max_windows:
         return [number * window_seconds for number in range(max_windows + 1)]
     return [*(number * window_seconds for number in range(count)), duration_seconds]

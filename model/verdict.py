@@ -35,6 +35,7 @@ class Verdict:
     num_frames: int = 0  # frames (video) or samples (sound) that were looked at
     num_places: int = 0  # in the file where these lie together
     segments: tuple[Segment, ...] = ()  # windows over the whole length, if they were asked for
+    sound: Verdict | None = None  # of a video's sound track, if it was asked for; never part of the score
 
     def probability(self, prior: float = 0.5) -> float | None:
         """That the file is generated, if a share `prior` of such files is. None without a score.

@@ -18,6 +18,8 @@ import pytest
 
 import script
 from debug.sandbox import run_sandboxed
+from debug.toy_clips import clip
+from model.rows.submission import read_results
 from tests.clip_folder import make_clip_folder
 
 NUM_CLIPS = 10
@@ -229,6 +231,40 @@ def test_a_folder_of_one_s_own_survives_two_kills(clips: Path, repository: Path,
         assert row["status"] == "scored" or not row["pred"], "a file that cannot be read is not called real"
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_windows_and_sound_of_a_folder_go_on_after_a_stop(repository: Path, tmp_path: Path, suffix: str) -> None:
+    """A row a window, or an entry; what is scored is not scored again; the challenge's columns know neither."""
+    folder, output = tmp_path / "films", tmp_path / f"scores{suffix}"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(clip("h264_audio"))
+    command = _script(
+        repository, "--device", "cpu", "--dataset", folder, "--output", output, "--segments", "1", "--sound"
+    )
+    first = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    before = read_results(output)["a.mp4"]
+    (folder / "b.mp4").write_bytes(clip("h264_one_key"))
+    edited = output.read_text()
+    output.write_text(edited + _waiting(edited, suffix))
+    stats = tmp_path / "stats.json"
+    resumed = [*command, "--resume", "--stats", str(stats)]
+    done = subprocess.run(resumed, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(stats.read_text())["rows"] == 1 and "1 sound tracks" in done.stderr
+    rows = read_results(output)
+    assert rows["a.mp4"] == before and len(before.segments) == 2 and before.sound is not None
+    assert [one.score is not None for one in rows["b.mp4"].segments] == [True] * 3
+    assert before.sound.score is not None and rows["b.mp4"].sound.status == "refused"  # type: ignore[union-attr]
+
+
+def _waiting(text: str, suffix: str) -> str:
+    """The line of b.mp4, as it stands before it is scored."""
+    if suffix == ".jsonl":
+        return json.dumps({"id": "b.mp4", "score": None, "status": "waiting"}) + "\n"
+    columns = text.splitlines()[0].split(",")
+    return ",".join({"id": "b.mp4", "segment": "whole", "status": "waiting"}.get(name, "") for name in columns) + "\n"
+
+
 def _scores(path: Path) -> dict[str, str]:
     return {row["id"]: row["score"] for row in _read(path) if row["score"]} if path.exists() else {}
 
@@ -268,6 +304,8 @@ def _within_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         (["empty"], 2, "no video or audio file in empty: looked for names ending in"),
         (["--dataset", "empty"], 2, "the dataset folder empty is empty"),
         (["--dataset", ".", "--workers", "-1"], 2, "workers must be 0 (automatic) or more, got -1"),
+        (["--dataset", ".", "--segments", "2", "--columns", "challenge"], 2, "add --columns detailed"),
+        (["--dataset", ".", "--sound", "--columns", "challenge"], 2, "--sound goes with videos and detailed columns"),
         (["--dataset", ".", "--output", "notes.csv"], 2, "notes.csv cannot be read as a result file"),
     ],
 )  # fmt: skip

@@ -23,6 +23,7 @@ def segments_of(*scores: float | None, seconds: float = 10.0) -> tuple[Segment, 
 
 @pytest.mark.parametrize(
     ("duration", "edges"), [(5.5, [0, 2, 4, 5.5]), (4.9, [0, 2, 4.9]), (0.5, [0, 0.5]), (2.0, [0, 2.0]),
+     (2.9999999, [0, 2, 2.9999999]),
      (7.0, [0, 2, 4, 6])],
 )  # fmt: skip
 def test_edges(duration: float, edges: list[float]) -> None:

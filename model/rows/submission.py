@@ -14,10 +14,11 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ..modality import GENERATED, VIDEO, Modality
+from ..modality import AUDIO, GENERATED, VIDEO, Modality
 from ..segments import in_stretches, segments_json
 from ..verdict import REFUSED, SCORED, UNREADABLE, Segment, prior_log_odds, probability
 
@@ -29,6 +30,8 @@ SEGMENT_COLUMNS = (
     "id", "segment", "start", "end", "pred", "score", "probability", "status", "reason", "seconds", "duration",
     "frames", "generated",
 )  # fmt: skip
+_OF_SOUND = ("pred", "score", "probability", "status", "reason")
+SOUND_COLUMNS = tuple(f"sound_{name}" for name in _OF_SOUND)  # of a video's sound track, behind the others
 WAITING = "waiting"  # of the column `status`, beside those of `verdict`
 _SAME_LENGTH_SECONDS = 0.05  # windows of sound end with a whole sample
 _NEEDS_QUOTES = re.compile('[",\r\n]')
@@ -50,6 +53,7 @@ class Result:
     duration_seconds: float | None = None  # of the file
     num_frames: int | None = None  # that were looked at
     segments: tuple[Segment, ...] = ()  # windows, if they were asked for; the score is then that of the whole
+    sound: Result | None = None  # of a video's sound track, if it was asked for
 
 
 class ResultFile:
@@ -69,11 +73,13 @@ class ResultFile:
         detailed: bool = False,
         prior: float = 0.5,
         segments: float | None = None,
+        sound: bool = False,
         write_seconds: float = 2.0,
     ) -> None:
         """with_time: the column `time` also where the challenge does not ask for it. detailed: `DETAILED_COLUMNS`,
         in which a row without a score has no `pred`. prior: share of generated files, for `probability` alone.
-        segments: seconds of a window; a file's row is then followed by one for each of its windows.
+        segments: seconds of a window; a file's row is then followed by one for each of its windows. sound: with
+        `SOUND_COLUMNS`, which `of_sound` fills.
         """
         self.path = path
         self._rows: dict[str, Result] = dict.fromkeys(ids, Result())
@@ -84,9 +90,9 @@ class ResultFile:
         self._detailed = detailed
         prior_log_odds(prior)  # raises for a value that is none
         self._prior = prior
-        if segments is not None and not detailed:
-            raise ValueError("windows go with the detailed columns alone")
-        self._segments = segments
+        if (sound or segments is not None) and not detailed:
+            raise ValueError("windows and sound go with the detailed columns alone")
+        self._segments, self._sound = segments, sound
         self._write_seconds = write_seconds
         self._next_write = 0.0
         self._trouble = ""
@@ -138,8 +144,12 @@ class ResultFile:
         """What is known of a row now. Raises: KeyError: there is no such row."""
         if clip_id not in self._rows:
             raise KeyError(f"id {clip_id!r} is not in the result file")
-        self._rows[clip_id] = row
+        self._rows[clip_id] = replace(row, sound=row.sound or self._rows[clip_id].sound)
         self._unwritten = True
+
+    def of_sound(self) -> ResultFile:
+        """Takes results of the videos' sound tracks, beside those of their pictures, into the same file."""
+        return _SoundTracks(self, self.path, list(self._rows), AUDIO, detailed=True, segments=self._segments)
 
     def resume(self, earlier: Mapping[str, Result]) -> set[str]:
         """Take over every row that has a score. Returns their ids: the rows that need no more work.
@@ -185,13 +195,18 @@ class ResultFile:
                 values = self._values(clip_id, row)
                 if self._segments is not None:
                     values |= segments_json(row.segments, self._genuine, self._prior)
+                if self._sound:
+                    values["sound"] = self._sound_values(row, values)
                 yield json.dumps(values, ensure_ascii=False) + "\n"
             return
         columns = DETAILED_COLUMNS if self._detailed else ("id", "pred", "score", *["time"] * self._with_time)
         columns = columns if self._segments is None else SEGMENT_COLUMNS
+        columns += SOUND_COLUMNS if self._sound else ()
         yield ",".join(columns) + "\n"
         for clip_id, row in self._rows.items():
             values = self._values(clip_id, row)
+            if self._sound:
+                values |= {f"sound_{name}": value for name, value in self._sound_values(row, values).items()}
             for one in [values] if self._segments is None else [*self._segment_rows(values, row)]:
                 yield (
                     ",".join("" if (value := one.get(name)) is None else _field(str(value)) for name in columns) + "\n"
@@ -205,11 +220,18 @@ class ResultFile:
             window = {"segment": number, "start": _text(one.start_seconds), "end": _text(one.end_seconds)}
             yield self._values(str(values["id"]), told) | window
 
-    def _values(self, clip_id: str, row: Result) -> dict[str, object]:
+    def _sound_values(self, row: Result, values: dict[str, object]) -> dict[str, object]:
+        """values: of the picture. Windows of the sound stand in JSON alone."""
+        sound = row.sound or Result()
+        told = self._values(str(values["id"]), sound, AUDIO.genuine)
+        windows = segments_json(sound.segments, AUDIO.genuine, self._prior) if self._segments is not None else {}
+        return {name: told[name] for name in _OF_SOUND} | (windows if _is_json(self.path) else {})
+
+    def _values(self, clip_id: str, row: Result, genuine: str = "") -> dict[str, object]:
         """One row's values by column, rounded as they are written."""
         clip_id = as_written(clip_id)
         scored = row.score is not None
-        pred = GENERATED if scored and row.score > 0 else self._genuine  # type: ignore[operator]
+        pred = GENERATED if scored and row.score > 0 else genuine or self._genuine  # type: ignore[operator]
         seconds = None if row.seconds is None else f"{row.seconds:.4f}"
         score = row.score if row.score is None else f"{row.score:.6g}"
         if not self._detailed:  # either label is right half of the time, on average over sources
@@ -228,6 +250,20 @@ class ResultFile:
             return values
         numeric = {"score", "probability", "seconds", "duration", "time"}
         return {name: float(str(value)) if name in numeric and value else value for name, value in values.items()}
+
+
+class _SoundTracks(ResultFile):
+    """Rows of the same file, of which only the sound is known here."""
+
+    def __init__(self, whole: ResultFile, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._whole = whole
+
+    def put(self, clip_id: str, row: Result) -> None:
+        self._whole.put(clip_id, replace(self._whole.rows[clip_id], sound=row))
+
+    def write_if_due(self) -> None:
+        self._whole.write_if_due()
 
 
 def read_results(path: Path) -> dict[str, Result]:
@@ -266,7 +302,11 @@ def _result(row: Mapping[str, object]) -> Result:
     seconds = _number(row.get("time")) if seconds is None else seconds
     frames = None if frames is None else int(frames)
     segments = tuple(_segment(one) for one in row.get("segments") or ())  # type: ignore[attr-defined]
-    return Result(status, score, str(row.get("reason") or ""), seconds, duration, frames, segments)
+    sound = row.get("sound")
+    if "sound_score" in row:
+        sound = {name: row[f"sound_{name}"] for name in _OF_SOUND}
+    track = _result(sound) if isinstance(sound, dict) else None
+    return Result(status, score, str(row.get("reason") or ""), seconds, duration, frames, segments, track)
 
 
 def _segment(row: Mapping[str, object]) -> Segment:

@@ -6,15 +6,16 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 
 from .. import wheels
 from ..config import SegmentConfig
-from ..modality import VIDEO, Detector, Modality, Prepared
+from ..modality import AUDIO, VIDEO, Detector, Modality, Prepared
 from ..segments import score_of_whole
 from ..text import shortened
 from ..verdict import REFUSED, UNREADABLE, Segment, Verdict, label_of
@@ -32,12 +33,22 @@ from .parts import (
 from .pool import DecodedClip
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Loaded:
     modality: Modality
     preparation: IsolatedPreparation
-    detector: Detector
+    load: Callable[[], Detector]
     lock: Lock  # one clip in the networks at a time: they use every core as it is
+    _detector: Detector | None = None
+    _loading: Lock = field(default_factory=Lock)
+
+    @property
+    def detector(self) -> Detector:
+        """Loaded when first asked for: a video without sound needs no networks for it. Raises: WeightsError."""
+        with self._loading:
+            if self._detector is None:
+                self._detector = self.load()
+            return self._detector
 
 
 class FileDetector:
@@ -55,8 +66,11 @@ class FileDetector:
         device: str | None = None,
         precision: str = "auto",
         segments: float | None = None,
+        sound: bool = False,
     ) -> None:
-        """segments: seconds of a window; each file is then taken in windows over its whole length."""
+        """segments: seconds of a window; each file is then taken in windows over its whole length. sound: a video's
+        sound track gets a verdict of its own, beside the picture's.
+        """
         self._only = None if modality is None else find_modality(modality)
         if weights is not None and self._only is None:
             raise ValueError("weights are those of one modality: name it too")
@@ -65,11 +79,12 @@ class FileDetector:
         self._weights = None if weights is None else Path(weights)
         self._device, self._precision = device, precision
         self._segments = None if segments is None else SegmentConfig(segments)
+        self._sound = sound
         self._loaded: dict[str, _Loaded] = {}
         self._lock = Lock()
         self._closed = False
         if self._only is not None:
-            self._load(self._only)
+            _ = self._load(self._only).detector  # what is wrong with the weights is told at once
 
     def score(self, source: str | os.PathLike[str] | bytes) -> Verdict:
         """What is said of one file: its path, or its bytes.
@@ -80,10 +95,13 @@ class FileDetector:
         content = source if isinstance(source, bytes) else os.fspath(source)
         if isinstance(content, bytes) and not isinstance(source, bytes):
             raise TypeError("paths are text here; bytes are the content of a file")
-        loaded = self._load(self.modality_of(source))
-        if self._segments is not None:
-            return score_windows(loaded.preparation.windows(content), loaded.detector, loaded.modality, loaded.lock)
-        return self._score(loaded, content)
+        modality = self.modality_of(source)
+        loaded = self._load(modality)
+        _ = loaded.detector  # while the worker process starts
+        verdict = self._verdict(loaded, content)
+        if not self._sound or modality is not VIDEO:
+            return verdict
+        return replace(verdict, sound=self._verdict(self._load(AUDIO), content))
 
     def modality_of(self, source: str | os.PathLike[str] | bytes) -> Modality:
         """As what a file is scored."""
@@ -95,19 +113,24 @@ class FileDetector:
             if self._closed:
                 raise RuntimeError("the detector was closed")
             if modality.name not in self._loaded:
-                folder = self._weights or default_weights(modality)
+                own = self._weights if modality is self._only else None
+                folder = own or default_weights(modality)
                 windows = self._segments
                 prepare = load_windows(modality, folder, windows) if windows else load_preparation(modality, folder)
                 preparation = IsolatedPreparation(prepare)  # starts while torch is imported
-                try:
-                    from .scoring import choose_device
-
-                    detector = load_detector(modality, folder, choose_device(self._device), self._precision)
-                except BaseException:
-                    preparation.close()
-                    raise
-                self._loaded[modality.name] = _Loaded(modality, preparation, detector, Lock())
+                load = partial(self._load_networks, modality, folder)
+                self._loaded[modality.name] = _Loaded(modality, preparation, load, Lock())
             return self._loaded[modality.name]
+
+    def _load_networks(self, modality: Modality, folder: Path) -> Detector:
+        from .scoring import choose_device
+
+        return load_detector(modality, folder, choose_device(self._device), self._precision)
+
+    def _verdict(self, loaded: _Loaded, source: bytes | str) -> Verdict:
+        if self._segments is not None:
+            return score_windows(loaded.preparation.windows(source), loaded.detector, loaded.modality, loaded.lock)
+        return self._score(loaded, source)
 
     def _score(self, loaded: _Loaded, source: bytes | str) -> Verdict:
         from .scoring import CLIP_ERRORS, score_clip

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..config import MAX_SOUND_SECONDS
-from ..modality import VIDEO, Modality
+from ..modality import AUDIO, VIDEO, Modality
 from ..segments import clock, in_stretches, segments_json
 from ..verdict import Segment, Verdict, words_of
 
@@ -37,6 +37,16 @@ def segment_lines(verdict: Verdict, modality: Modality) -> Iterator[str]:
         yield "  ".join(filter(None, [f"{span:<22}", f"{words:<12}", told, notes])).rstrip()
 
 
+def sound_line(picture: Verdict, sound: Verdict) -> str:
+    """Example: `    picture: generated +4.10; sound: pristine -2.30, if it is speech`."""
+    return f"    picture: {_short(picture)}; sound: {_short(sound)}" + (", if it is speech" if sound.label else "")
+
+
+def _short(verdict: Verdict) -> str:
+    told = f"{verdict.in_words} {verdict.score:+.2f}" if verdict.score is not None else f"no score ({verdict.note})"
+    return ", ".join(filter(None, [told, in_stretches(verdict.segments)]))
+
+
 def _words_of_segment(segment: Segment, modality: Modality) -> str:
     """`inconclusive` on whichever side."""
     return words_of(segment.score, modality.genuine).partition(",")[0]
@@ -48,7 +58,8 @@ def looked_at(verdict: Verdict, modality: Modality) -> str:
         return ""
     known = math.isfinite(verdict.duration_seconds)
     whole = _length(verdict.duration_seconds) if known else "unknown length"
-    windows = f" in {len(verdict.segments)} windows" if verdict.segments else ""
+    count = len(verdict.segments)
+    windows = f" in {count} window{'s' * (count != 1)}" if count else ""
     if modality == VIDEO:
         return f"looked at {verdict.num_places} place{'s' * (verdict.num_places != 1)} of {whole}{windows}"
     if not known or windows or verdict.duration_seconds <= MAX_SOUND_SECONDS:
@@ -65,9 +76,9 @@ def _length(seconds: float) -> str:
 
 
 def verdict_json(name: str, verdict: Verdict, modality: Modality, *, prior: float = 0.5) -> dict[str, Any]:
-    """For `json.dumps`; numbers that are not known are null. Windows stand there if they were asked for."""
+    """For `json.dumps`; numbers that are not known are null. Windows and sound, if they were asked for."""
     share = verdict.probability(prior)
-    told = {
+    told: dict[str, Any] = {
         "file": name,
         "modality": modality.name,
         "label": verdict.label or None,
@@ -84,6 +95,8 @@ def verdict_json(name: str, verdict: Verdict, modality: Modality, *, prior: floa
     }
     if verdict.segments:
         told |= segments_json(verdict.segments, modality.genuine, prior)
+    if verdict.sound is not None:
+        told["sound"] = verdict_json(name, verdict.sound, AUDIO, prior=prior)
     return told
 
 

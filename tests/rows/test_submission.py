@@ -16,6 +16,7 @@ from model.modality import AUDIO
 from model.rows.submission import (
     DETAILED_COLUMNS,
     SEGMENT_COLUMNS,
+    SOUND_COLUMNS,
     ResultError,
     ResultFile,
     count_scores,
@@ -323,3 +324,46 @@ def test_windows_are_taken_up_again(name: str, tmp_path: Path) -> None:
 def test_windows_never_stand_in_the_challenge_s_columns(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="detailed columns alone"):
         ResultFile(tmp_path / "submission.csv", ["a"], segments=2.0)
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl"])
+def test_sound_stands_beside_the_picture(name: str, tmp_path: Path) -> None:
+    path, ids = tmp_path / name, ["a.mp4", "b.mp4", "c.mp4"]
+    result = ResultFile(path, ids, detailed=True, sound=True)
+    result.set_score("a.mp4", -2.0)
+    result.set_score("b.mp4", 1.5)
+    tracks = result.of_sound()
+    tracks.set_score("a.mp4", 3.0, num_frames=16_000)
+    tracks.set_unscored("b.mp4", "the file holds no sound track that can be decoded", refused=True)
+    result.write()
+    if name.endswith("csv"):
+        rows = _read(path)
+        assert tuple(rows[0]) == DETAILED_COLUMNS + SOUND_COLUMNS
+        told = [(row["pred"], row["sound_pred"], row["sound_score"], row["sound_status"]) for row in rows]
+    else:
+        objects = [json.loads(line) for line in path.read_text().splitlines()]
+        assert objects[0]["sound"]["score"] == 3.0 and objects[1]["sound"]["score"] is None
+        told = [
+            tuple("" if value is None else str(value) for value in
+                  (one["pred"], one["sound"]["pred"], one["sound"]["score"] and "3", one["sound"]["status"]))
+            for one in objects
+        ]  # fmt: skip
+    assert told == [("real", "generated", "3", "scored"), ("generated", "", "", "refused"), ("", "", "", "waiting")]
+    before = path.read_bytes()
+    again = ResultFile(path, ids, detailed=True, sound=True)
+    assert again.resume(read_results(path)) == {"a.mp4", "b.mp4"}
+    assert again.rows["a.mp4"].sound is not None and again.rows["a.mp4"].sound.score == 3.0
+    assert again.write() and path.read_bytes() == before
+
+
+def test_windows_and_sound_together(tmp_path: Path) -> None:
+    for name in ("scores.csv", "scores.jsonl"):
+        result = ResultFile(tmp_path / name, ["a.mp4"], detailed=True, segments=2.0, sound=True)
+        result.set_segments("a.mp4", SEGMENTS, 3.25, reason="", seconds=1.5)
+        result.of_sound().set_segments("a.mp4", SEGMENTS[:1], -2.5, reason="", seconds=0.5)
+        result.write()
+    whole, *windows = _read(tmp_path / "scores.csv")
+    assert (whole["sound_pred"], whole["sound_score"]) == ("pristine", "-2.5")
+    assert len(windows) == 3 and not any(window["sound_pred"] for window in windows)
+    told = json.loads((tmp_path / "scores.jsonl").read_text())
+    assert len(told["segments"]) == 3 and [one["verdict"] for one in told["sound"]["segments"]] == ["pristine"]

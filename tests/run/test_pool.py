@@ -401,7 +401,7 @@ def test_time_in_the_processors_queue():
 
 
 def test_replies_survive_the_pipe():
-    reply = Reply(True, 7, "pyav", "ünï", 0.5, 0.25, 3.0, 8, leaving=True)
+    reply = Reply(True, 7, "pyav", "ünï", 0.5, 0.25, 3.0, 8, 4, 2.0, 4.0, more=True, leaving=True)
     assert Reply.from_bytes(reply.to_bytes()) == reply
     assert Reply.from_bytes(Reply(note="x").to_bytes()).prepared is False
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from debug.processes import process_tree
 from debug.toy_clips import ClipSpec, clip, render
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig, SegmentConfig
-from model.modality import VIDEO, Prepared, Unreadable
+from model.modality import AUDIO, VIDEO, Prepared, Unreadable
 from model.rows.dataset import Row, open_files
 from model.rows.submission import ResultFile
 from model.run.files import FileDetector
@@ -25,6 +26,7 @@ from model.run.parts import default_weights, load_detector, load_windows
 from model.run.pipeline import RunStats, run
 from model.run.pool import DecodePool
 from model.run.scoring import BatchScorer, score_clip
+from model.run.words import sound_line, verdict_json
 from model.video.detector import VideoDetector
 from model.video.views import cut_views, trim_bars
 from model.video.windows import read_windows
@@ -35,9 +37,9 @@ CONFIG = SegmentConfig(2.0)
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """9 s, a key frame in 4 s."""
+    """8.5 s, a key frame in 4 s."""
     path = tmp_path_factory.mktemp("films") / "film.mp4"
-    path.write_bytes(render(ClipSpec(width=160, height=120, num_frames=108, keyframe_every=48)))
+    path.write_bytes(render(ClipSpec(width=160, height=120, num_frames=102, keyframe_every=48)))
     return path
 
 
@@ -59,7 +61,7 @@ def test_windows_score_as_short_clips(film: Path, expected: list[float]) -> None
         verdict = files.score(film)
         assert [one.score for one in verdict.segments] == pytest.approx(expected, abs=2e-3)
         assert [one.start_seconds for one in verdict.segments] == [0, 2, 4, 6]
-        assert verdict.duration_seconds == verdict.segments[-1].end_seconds == pytest.approx(9.0)
+        assert verdict.duration_seconds == verdict.segments[-1].end_seconds == pytest.approx(8.5)
         assert verdict.num_frames == sum(one.num_frames for one in verdict.segments) and verdict.num_places >= 4
         nothing = files.score(b"no video")
         assert (nothing.status, nothing.segments) == ("refused", ()) and "not a readable video" in nothing.note
@@ -146,18 +148,31 @@ def test_a_worker_that_is_killed_from_outside_loses_the_rest_alone() -> None:
         clips = preparation.windows(b"many")
         first = next(clips)
         assert first.more
-        children = Path(f"/proc/self/task/{os.getpid()}/children")
-        pids = {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
-        assert pids, children
-        for pid in pids:
-            if b"model.run.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+        children = process_tree(os.getpid())[1:]
+        workers = [pid for pid in children if b"model.run.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert workers
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
         *_, end = clips
         assert end.reason.startswith("the rest: the decoder crashed") and 0 < end.num_windows < 1000
         assert len(list(preparation.windows(b"good"))) == 3
 
 
-def test_plain_clips_are_told_with_their_places() -> None:
-    with FileDetector("video", device="cpu") as files:
-        verdict = files.score(clip("h264"))
-        assert verdict.segments == () and verdict.num_places == 3
+def test_a_video_s_sound_has_a_verdict_of_its_own(film: Path) -> None:
+    """The picture's is the same with and without; a video without sound says so, and its sound loads no networks."""
+    with FileDetector(device="cpu", precision="float32", sound=True) as files:
+        silent = files.score(film)
+        assert silent.sound is not None and silent.sound.score is None
+        assert "no sound track" in silent.sound.note and files._loaded["audio"]._detector is None
+        heard = files.score(clip("h264_audio"))
+        assert heard.sound is not None and heard.sound.label in ("generated", "pristine")
+        assert heard.segments == () and heard.num_places == 3, "three key frames"
+        line = sound_line(heard, heard.sound)
+        assert line.startswith("    picture: ") and line.endswith(", if it is speech") and "; sound: " in line
+        told = verdict_json("a.mp4", heard, VIDEO)
+        assert told["sound"]["modality"] == "audio"
+        assert told["sound"]["score"] == pytest.approx(heard.sound.score, abs=1e-3)
+        assert "sound" not in verdict_json("a.mp4", heard.sound, AUDIO)
+    with FileDetector("video", device="cpu", precision="float32") as files:
+        alone = files.score(clip("h264_audio"))
+        assert alone.sound is None and alone.score == pytest.approx(heard.score, abs=1e-6)
