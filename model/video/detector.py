@@ -9,15 +9,15 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..cpu import choose_dtype, pack_linear_layers
 from ..heads import Decision, from_arrays
 from ..weights import Manifest, WeightsError, load_manifest, load_tensors
-from .fused import fuse_backbone
+from .fused import expected_output, fuse_backbone
 from .scene import SceneArchitecture, SceneNetwork
+from .timm_parts import BatchNormAct2d, NoRandomValues
 from .traces import FeatureNetwork
 from .views import PATCHES, RESIZED, ViewConfig, split_views
 
@@ -62,15 +62,12 @@ class VideoNetwork(nn.Module):
     def prepare_for_cpu(self, size: int, dtype: torch.dtype = torch.float32) -> None:
         """The same function, faster on a CPU; after `fold_batch_norms`.
 
-        size: of the views, in pixels. dtype: of the transformer's products; its tokens are float32 in any case.
+        size: of the views, in pixels. dtype: of products; tokens, shortcuts and attention are float32 in any case.
         """
         image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
         image = image.contiguous(memory_format=torch.channels_last)
-        self.features.backbone = fuse_backbone(self.features.backbone, image)
-        pack_linear_layers(self.scene.transformer, dtype)
-        for block in self.scene.transformer.blocks:
-            # In bfloat16 plain products do attention in half the time of PyTorch's own function.
-            block.attn.fused_attn = dtype is not torch.bfloat16
+        self.features.backbone = fuse_backbone(self.features.backbone, image, dtype)
+        pack_linear_layers(self.scene.transformer, dtype, exact_first=True)
 
 
 def pool_views(views: Mapping[str, np.ndarray], num_class_features: int) -> dict[str, np.ndarray]:
@@ -150,7 +147,10 @@ def fold_batch_norms(network: _Network) -> _Network:
         for conv_name, norm_name in itertools.pairwise(names):
             conv, norm = getattr(module, conv_name), getattr(module, norm_name)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                folded = fuse_conv_bn_eval(conv, norm)
+                if (expected := expected_output(norm)) is not None:
+                    folded.expected_output = expected  # for `fused.FusedConv`
+                setattr(module, conv_name, folded)
                 setattr(module, norm_name, norm.act)
     return network
 
@@ -159,7 +159,8 @@ def load_network(manifest: Manifest) -> tuple[VideoNetwork, Decision]:
     """Build what the manifest describes and load its verified weights, strictly. Raises: WeightsError."""
     tensors = load_tensors(manifest)
     try:
-        network = VideoNetwork(**manifest.architecture)
+        with NoRandomValues():  # every one is loaded
+            network = VideoNetwork(**manifest.architecture)
         network.load_state_dict({n: t for n, t in tensors.items() if n.startswith(_NETWORKS)}, strict=True)
         arrays = {name: t.float().numpy() for name, t in tensors.items() if not name.startswith(_NETWORKS)}
         decision = from_arrays(arrays, manifest.heads, manifest.offset, network.sizes)

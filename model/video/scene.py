@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import nn
 
+from .timm_parts import Block, create_model
 from .traces import pictures, statistics_of
 
 
@@ -38,7 +37,7 @@ class SceneNetwork(nn.Module):
     def __init__(self, *, transformer: str, class_tokens: Sequence[int], statistics: Sequence[int], size: int) -> None:
         super().__init__()
         depth = max(*class_tokens, *statistics)
-        self.transformer = timm.create_model(transformer, pretrained=False, num_classes=0, depth=depth, img_size=size)
+        self.transformer = create_model(transformer, num_classes=0, depth=depth, img_size=size)
         self.transformer.norm = nn.Identity()
         self.size = size
         self._class_tokens, self._statistics = frozenset(class_tokens), frozenset(statistics)

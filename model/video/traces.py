@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from .timm_parts import create_model
 
 _RESIDUAL_LEVELS = 16.0  # grey levels of an unnormalised residual that become 1.0 at the backbone's input
 _NORMALISED_DEVIATION = 0.5  # what a normalised residual's standard deviation becomes
@@ -55,7 +56,7 @@ class FeatureNetwork(nn.Module):
         unknown = set(streams) - set(STREAMS)
         if unknown:
             raise ValueError(f"unknown streams {sorted(unknown)}; valid streams: {sorted(STREAMS)}")
-        self.backbone = timm.create_model(backbone, pretrained=False, num_classes=0)
+        self.backbone = create_model(backbone, num_classes=0)
         self.streams = tuple(streams)
 
     @property
