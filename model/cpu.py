@@ -24,7 +24,7 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 _LARGEST_NUMBER = 256  # up to which bfloat16 has every whole number
 _ROUNDING = 1e-4  # of a step: what a float32 product is off, generously
-_ROWS_IN_CACHE = 64  # of a matrix, looked at together: several times as fast as all at once
+_ELEMENTS_AT_ONCE = 1 << 15  # of a matrix: they stay in the cache, and PyTorch takes one thread for so few
 _INTO_TOKENS = ("proj", "fc2")  # names of layers that end a branch of a transformer's block
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # of the processor, as Linux names its units
 
@@ -119,7 +119,7 @@ def whole_numbers(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Factors are whole numbers up to 256, which bfloat16 holds, of rows that are multiples of their smallest value; of
     other rows they are the values, and the step is 1.
     """
-    factors, steps = zip(*map(_whole_numbers, matrix.split(_ROWS_IN_CACHE)), strict=True)
+    factors, steps = zip(*map(_whole_numbers, matrix.split(max(1, _ELEMENTS_AT_ONCE // matrix.shape[1]))), strict=True)
     return torch.cat(factors), torch.cat(steps)
 
 

@@ -118,6 +118,8 @@ class BatchScorer:
 
     def _use(self, device: torch.device) -> None:
         try:
+            if device.type == "cpu":
+                torch.set_num_threads(1)  # loading too: threads that wait for each other take cores from the decoders
             self.detector = self._load(device)
             self.batch_views = self._requested_batch or choose_batch_size(device)
             on_cuda = self.detector.device.type == "cuda"
