@@ -108,6 +108,10 @@ class FileDetector:
         by_name = None if isinstance(source, bytes) else modality_of_file(os.fspath(source))
         return self._only or by_name or VIDEO
 
+    def detector_of(self, source: str | os.PathLike[str] | bytes) -> Detector:
+        """The networks that score it, for tools that look further into a file. Raises: as `score`."""
+        return self._load(self.modality_of(source)).detector
+
     def _load(self, modality: Modality) -> _Loaded:
         with self._lock:
             if self._closed:

@@ -1,0 +1,1 @@
+"""A local page to drop a file on: `python -m debug.demo`."""

@@ -1,0 +1,191 @@
+"""The page to drop a file on, served as its command serves it, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import pytest
+
+for _package, _remedy in (
+    ("gradio", "-r debug/demo/requirements.txt"),
+    ("playwright", "playwright"),
+    ("axe_playwright_python", "axe-playwright-python"),
+):
+    pytest.importorskip(_package, reason=f"no {_package} here: pip install {_remedy}")
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, sync_playwright
+
+from debug.toy_sounds import clip as sound
+from model import load_detector
+from model.video.copies import encode
+from tests.clip_folder import render_frames
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
+    pytest.mark.timeout(1200),
+]
+_PATIENCE = 300_000  # ms
+_CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    for name, generated in (("camera", False), ("drawn", True)):
+        frames = render_frames(3, generated=generated, num_frames=12, height=240, width=320)
+        (folder / f"{name}.mp4").write_bytes(encode(frames, "h264", 20, fps=12.0))
+    (folder / "voice.wav").write_bytes(sound("pcm_u8"))
+    (folder / "notes.txt").write_text("no video\n" * 50)
+    (folder / "empty.mp4").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Its address, and the folder of its temporary files."""
+    folder = tmp_path_factory.mktemp("served")
+    command = [sys.executable, "-m", "debug.demo", "--port", "0", "--device", "cpu", "--max-megabytes", "1"]
+    environment = os.environ | {"TMPDIR": str(folder)}
+    process = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
+            break
+    else:
+        pytest.fail("".join(lines))
+    yield found[1], folder
+    process.terminate()
+    process.communicate(timeout=60)
+    assert not list(folder.glob("demo-*")), "nothing is left behind"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_playwright() as play:
+        yield play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *_CAMERA])
+
+
+@pytest.fixture(params=[1300, 420])
+def page(request: pytest.FixtureRequest, browser: Any, served: tuple[str, Path]) -> Iterator[Page]:
+    """The app opened, at a desk's width and a phone's. Nothing was asked of another machine."""
+    page = browser.new_page(viewport={"width": request.param, "height": 900})
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url))
+    page.goto(served[0])
+    page.wait_for_selector("#file input[type=file]", state="attached", timeout=_PATIENCE)
+    yield page
+    hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
+    page.close()
+    assert hosts == {urlsplit(served[0]).netloc}
+
+
+def _drop(page: Page, file: Path) -> str:
+    """Returns the verdict's text, once it is about this file."""
+    page.set_input_files("#file input[type=file]", file)
+    page.wait_for_selector(f"#verdict section:has-text('{file.name}')", timeout=_PATIENCE)
+    return page.inner_text("#verdict section")
+
+
+def _download(page: Page, button: str) -> str:
+    page.wait_for_selector(f"#{button}", timeout=_PATIENCE)
+    with page.expect_download(timeout=_PATIENCE) as waiting:
+        page.click(f"#{button}")
+    return Path(waiting.value.path()).read_text(encoding="utf-8")
+
+
+def _serious(page: Page) -> list[str]:
+    """Findings of axe-core on what is ours: the whole but Gradio's own widgets."""
+    found = Axe().run(page, context={"include": [["#verdict"], ["#evidence"]]}).response["violations"]
+    return [f"{one['id']}: {one['nodes']}" for one in found if one["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("name", ["camera", "drawn"])
+def test_a_video_gets_script_py_s_verdict_and_page(
+    name: str, page: Page, files: Path, served: tuple[str, Path]
+) -> None:
+    file = files / f"{name}.mp4"
+    shown = _drop(page, file)
+    told = json.loads(_download(page, "json"))
+    with load_detector("video", device="cpu") as detector:
+        expected = detector.score(file)
+    assert expected.score is not None and told["score"] == pytest.approx(expected.score, abs=0.01)
+    assert told["file"] == file.name
+    assert shown.startswith(expected.in_words) and f"score {told['score']:+.2f}" in shown
+    page.wait_for_selector("#evidence iframe", timeout=_PATIENCE)
+    inside = page.frame_locator("#evidence iframe")
+    inside.get_by_role("heading", name="Frames behind the score").wait_for(timeout=_PATIENCE)
+    assert inside.locator("figure img").count() >= 2
+    assert "do not decide about people by it alone" in inside.locator("body").inner_text()
+    assert inside.locator("h3", has_text="Where in the frame").is_visible()
+    whole = _download(page, "page")
+    assert whole.startswith("<!DOCTYPE html>") and file.name in whole
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing scrolls sideways"
+    height = page.evaluate("document.querySelector('#evidence iframe').contentDocument.documentElement.scrollHeight")
+    assert page.locator("#evidence iframe").bounding_box()["height"] >= height
+    assert _serious(page) == []
+    content = file.read_bytes()
+    left = [path for path in served[1].rglob("*") if path.is_file() and path.read_bytes() == content]
+    assert not left, "the upload is deleted once it was looked at"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("notes.txt", "not a readable video"), ("empty.mp4", "the file is empty")]
+)
+def test_what_is_no_video_is_told_so(name: str, reason: str, page: Page, files: Path) -> None:
+    shown = _drop(page, files / name)
+    assert shown.startswith("no score") and reason in shown
+    assert json.loads(_download(page, "json"))["score"] is None
+    assert page.locator("#evidence iframe").count() == 0
+    assert _serious(page) == []
+
+
+def test_a_sound_of_speech(page: Page, files: Path) -> None:
+    shown = _drop(page, files / "voice.wav")
+    assert "pristine" in shown
+    assert json.loads(_download(page, "json"))["modality"] == "audio"
+    page.frame_locator("#evidence iframe").locator("figure img").first.wait_for(timeout=_PATIENCE)
+    assert _serious(page) == []
+
+
+@pytest.mark.parametrize("page", [1300], indirect=True)
+def test_a_recording(page: Page) -> None:
+    """Of Chromium's made-up camera."""
+    page.get_by_role("tab", name="Record a video").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.get_by_label("start recording").click()
+    page.get_by_text("Stop", exact=True).wait_for()
+    page.wait_for_timeout(2000)  # of a film
+    page.get_by_label("start recording").click()  # Gradio calls it so still
+    page.wait_for_selector("#verdict section", timeout=_PATIENCE)
+    assert "generated if half of all files are" in page.inner_text("#verdict section")
+
+
+@pytest.mark.parametrize("page", [1300], indirect=True)
+def test_a_file_over_the_limit_is_turned_away(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "large.mp4"
+    file.write_bytes(bytes(1 << 21))
+    page.set_input_files("#file input[type=file]", file)
+    page.get_by_text("exceed the maximum allowed size of 1.0 Mb").first.wait_for(timeout=_PATIENCE)
+    assert page.locator("#verdict section").count() == 0
+
+
+def test_other_names_are_not_answered(served: tuple[str, Path]) -> None:
+    """A web page elsewhere cannot reach the app through a name of its own (DNS rebinding)."""
+    with pytest.raises(OSError, match="400"):
+        urlopen(Request(served[0], headers={"Host": "evil.example"}))
+    with urlopen(served[0]) as answer:
+        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
