@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 
 from ..config import LimitsConfig, SamplingConfig
 from ..modality import Refused, Unreadable
-from ..text import one_line
+from ..text import shortened
 from .clip import Clip, Header, check_frame_size, max_frames_in_memory
 from .runs import Run, is_blank
 from .sampling import choose_runs
@@ -46,6 +47,9 @@ _ERRORS = (
     DECORDError, DECORDLimitReachedError, RuntimeError, ValueError, TypeError, IndexError, AssertionError, OSError,
 )  # fmt: skip
 _NO_SUBSTITUTES = 1e-6  # share of frames that decord may replace by others where it cannot decode them
+
+
+_LOG_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # of decord's errors: time of day, line of its source
 
 
 class _Bytes:
@@ -79,7 +83,7 @@ def read(
             if time.process_time() > deadline:
                 break
     except _ERRORS as error:
-        raise Unreadable(one_line(error)) from error
+        raise Unreadable(f"{type(error).__name__}: {shortened(_LOG_PREFIX.sub('', str(error)))}") from error
     height, width = runs[0][0].shape[1:3]
     check_frame_size(width, height, limits)
     if size and size not in ((width, height), (height, width)):
