@@ -46,7 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
         # uvicorn ends itself on a signal, then raises it again: the clean-up must come before the end of the process.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
-            uvicorn.run(app, host=options.host, port=options.port, log_level="info", access_log=False)
+            uvicorn.run(
+                app,
+                host=options.host,
+                port=options.port,
+                log_level="info",
+                access_log=False,
+                timeout_graceful_shutdown=5,
+            )
         except KeyboardInterrupt:
             pass
         finally:

@@ -69,14 +69,7 @@ def build_app(looker: Looker, *, max_bytes: int, hosts: list[str]) -> FastAPI:
 def build_blocks(looker: Looker) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)) as blocks:
         gr.Markdown(_INTRODUCTION)
-        with gr.Tabs():
-            with gr.Tab("A file"):
-                file = gr.File(label="Video or sound", elem_id="file")
-            with gr.Tab("Record a video"):
-                options = gr.WebcamOptions(mirror=False)
-                video = gr.Video(sources=["webcam"], label="Camera", include_audio=False, webcam_options=options)
-            with gr.Tab("Record a voice"):
-                voice = gr.Audio(sources=["microphone"], type="filepath", label="Microphone")
+        file = gr.File(label="Video or sound", elem_id="file")
         verdict = gr.HTML(elem_id="verdict")
         with gr.Row():
             page = gr.DownloadButton("Download the page", visible=False, elem_id="page")
@@ -86,11 +79,10 @@ def build_blocks(looker: Looker) -> gr.Blocks:
         def look(path: str | None, progress: gr.Progress = gr.Progress()) -> Iterator[dict[Any, Any]]:  # noqa: B008
             yield from _look(looker, path, progress, verdict, told, page, evidence)
 
-        for source, event in ((file, file.upload), (video, video.stop_recording), (voice, voice.stop_recording)):
-            event(
-                look, source, [verdict, told, page, evidence], api_visibility="private", concurrency_limit=1,
-                concurrency_id="looks", show_progress_on=verdict,
-            ).then(lambda: None, None, source, api_visibility="private", show_progress="hidden")  # fmt: skip
+        file.upload(
+            look, file, [verdict, told, page, evidence], api_visibility="private", concurrency_limit=1,
+            show_progress_on=verdict,
+        ).then(lambda: None, None, file, api_visibility="private", show_progress="hidden")  # fmt: skip
     return blocks.queue(max_size=_WAITING, api_open=False)
 
 
