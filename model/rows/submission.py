@@ -237,7 +237,8 @@ class ResultFile:
         if not self._detailed:  # either label is right half of the time, on average over sources
             values: dict[str, object] = {"id": clip_id, "pred": pred, "score": score}
             return self._numbers(values | {"time": seconds} if self._with_time else values)
-        share = None if score is None else f"{probability(float(score), self._prior):.6g}"  # a resumed file's is the same
+        # Of the score as it is written, so that a resumed file has the same.
+        share = None if score is None else f"{probability(float(score), self._prior):.6g}"
         return self._numbers(
             {"id": clip_id, "pred": pred if scored else None, "score": score, "probability": share}
             | {"status": row.status, "reason": as_written(row.reason), "seconds": seconds}
