@@ -15,9 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-from ray import cloudpickle
-
 from ..config import PipelineConfig
 from ..modality import Preparation
 from ..rows.dataset import ClipDataset
@@ -43,7 +40,7 @@ class ActorConfig:
 
 
 class DetectorActor:
-    """Lives as long as the run; Ray Data hands it one piece after the other."""
+    """Lives as long as a pass; the driver hands it one piece after the other."""
 
     def __init__(self, config: ActorConfig) -> None:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
@@ -52,12 +49,8 @@ class DetectorActor:
         self._cores = claim_cores(config.cores)
         self._preparation, self._scorer = config.build()
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Pieces, pickled -> a line of account for each. Their rows are on disk then."""
-        accounts = [self._do(cloudpickle.loads(content)) for content in batch["piece"]]
-        return {name: np.array([account[name] for account in accounts]) for name in accounts[0]}
-
-    def _do(self, piece: Piece) -> dict[str, Any]:
+    def do(self, piece: Piece) -> dict[str, Any]:
+        """Score a piece. Returns a line of account; its rows are on disk then."""
         started = time.time()
         journal = self._store.read_journal(piece.number)
         journal.attempts += 1

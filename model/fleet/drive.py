@@ -1,24 +1,25 @@
-"""The driver: hands pieces to a pool of actors with Ray Data, again and again until every shard is there.
+"""The driver: hands pieces to actors, pass after pass, until every shard is there.
 
-Ray Data holds back what the actors are not ready for. A piece whose actor died, or whose node was lost, is missing
-after the pass and goes into the next one, whichever actors are left then. So a run that is started a second time does
-what a pass does: only what is missing.
+An actor has one piece at a time, so nothing piles up. One that died, or whose node was lost, gets no other in this
+pass. Its piece goes into the next pass, which starts actors anew on the nodes that are left. So a run that is started a
+second time does what a pass does: only what is missing.
+
+Ray Data's pool is not used: it restarts a lost actor for ever, and waits for a node that may never come back.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray import cloudpickle
 
 from ..modality import Preparation
 from ..run.pipeline import Scorer
+from ..text import one_line
 from .actor import ActorConfig, DetectorActor
 from .pieces import CutDataset
 from .store import FleetError, RunRecord, Store
@@ -26,6 +27,7 @@ from .store import FleetError, RunRecord, Store
 log = logging.getLogger(__name__)
 
 _FRUITLESS_PASSES = 3  # in a row, after which the run gives up
+_PATIENCE_SECONDS = 30.0  # without a finished piece, after which the nodes are counted
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,6 @@ def run_fleet(
     while missing := sorted(set(range(record.pieces)) - store.finished(record)):
         log.info("run %s: %d of %d pieces to do", record.run_id, len(missing), record.pieces)
         _pass(cut, set(missing), actor_config, config)
-        gc.collect()  # tracebacks of lost pieces hold the pass's actors, and these their cores
         after = _state(store, record)
         fruitless, before = (fruitless + 1 if after == before else 0), after
         if fruitless == _FRUITLESS_PASSES:
@@ -80,29 +81,47 @@ def _state(store: Store, record: RunRecord) -> tuple[int, int]:
 
 
 def _pass(cut: CutDataset, missing: set[int], actor_config: ActorConfig, config: FleetConfig) -> None:
-    context = ray.data.DataContext.get_current()
-    context.max_errored_blocks = -1  # a lost piece is missed afterwards
-    context.enable_progress_bars = False
-    actors = min(config.max_actors or _capacity(config), len(missing))
-    pieces: Iterator[Any] = (piece for piece in cut.pieces() if piece.number in missing)
-    items = [{"piece": cloudpickle.dumps(piece)} for piece in pieces]
-    accounts = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        DetectorActor,
-        fn_constructor_args=(actor_config,),
-        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
-        batch_size=1,
-        num_cpus=config.cores,
-        num_gpus=config.gpus or None,
-        max_task_retries=0,  # on the same actor, which may never come back: the next pass does it
-    )
-    started, rows = time.monotonic(), 0
-    for number, account in enumerate(accounts.iter_rows() if items else (), start=1):
-        rows += int(account["rows"])
-        log.info(
-            "piece %d: %d rows, %d without a score, %.1f s, attempt %d, process %d on %s; %d of %d pieces, %.1f rows/s",
-            account["piece"], account["rows"], account["unscored"], account["seconds"], account["attempts"],
-            account["process"], account["node"], number, len(items), rows / (time.monotonic() - started),
-        )  # fmt: skip
+    count = min(config.max_actors or _capacity(config), len(missing))
+    remote = ray.remote(num_cpus=config.cores, num_gpus=config.gpus, max_restarts=0)(DetectorActor)
+    actors = [remote.remote(actor_config) for _ in range(count)]
+    pieces = (piece for piece in cut.pieces() if piece.number in missing)
+    at_work: dict[Any, Any] = {}  # what an actor owes -> the actor
+    silent = set(actors)  # they may never have been placed
+    started, rows, done = time.monotonic(), 0, 0
+    for actor, piece in zip(actors, pieces, strict=False):
+        at_work[actor.do.remote(piece)] = actor
+    while at_work:
+        ready, _ = ray.wait(list(at_work), timeout=_PATIENCE_SECONDS)
+        if not ready:
+            if waiting := _beyond_capacity(list(at_work.values()), silent, config):
+                ray.kill(waiting)
+            continue
+        actor = at_work.pop(ready[0])
+        silent.discard(actor)
+        try:
+            account = ray.get(ready[0])
+        except ray.exceptions.RayActorError as error:
+            log.warning("an actor was lost, its piece comes later: %s", one_line(error))
+            continue
+        except ray.exceptions.RayTaskError as error:
+            log.warning("a piece failed and comes later: %s", one_line(error))
+        else:
+            rows, done = rows + account["rows"], done + 1
+            log.info(
+                "piece %d: %d rows, %d without a score, %.1f s, attempt %d, process %d on %s; %d of %d pieces,"
+                " %.1f rows/s",
+                account["piece"], account["rows"], account["unscored"], account["seconds"], account["attempts"],
+                account["process"], account["node"], done, len(missing), rows / (time.monotonic() - started),
+            )  # fmt: skip
+        if (piece := next(pieces, None)) is not None:
+            at_work[actor.do.remote(piece)] = actor
+    for actor in actors:
+        ray.kill(actor)
+
+
+def _beyond_capacity(at_work: list[Any], silent: set[Any], config: FleetConfig) -> Any:
+    """An actor that waits for a node that was lost; None if the nodes hold all of them."""
+    return next((actor for actor in at_work if actor in silent), None) if _capacity(config) < len(at_work) else None
 
 
 def _capacity(config: FleetConfig) -> int:

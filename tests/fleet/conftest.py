@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,6 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    # pytest keeps every log record, its traceback the actors of a pass that lost a piece, and these their cores.
-    logging.getLogger("ray").propagate = logging.getLogger("ray.data").propagate = False
     nodes = start_patiently(
         lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     )

@@ -22,12 +22,13 @@ VIEWS = ViewConfig(num_patches=1, num_resized=1, num_frames=2, size=32, resized_
 @dataclass
 class LevelScorer:
     """A `Scorer`. deadly: id of a clip that kills the process. touched: a file that gets a line a clip. seconds: a clip
-    takes, as on a device of its own.
+    takes, as on a device of its own. gate: a file that is waited for at each clip.
     """
 
     deadly: str = ""
     touched: str = ""
     seconds: float = 0.0
+    gate: str = ""
     network_seconds: float = 0.0
 
     def add(self, clip_id: str, content: np.ndarray) -> Iterator[Scored]:
@@ -37,6 +38,8 @@ class LevelScorer:
         if self.deadly and self.deadly == clip_id:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds)
+        while self.gate and not os.path.exists(self.gate):
+            time.sleep(0.05)
         yield Scored(clip_id, float(content.mean()) - 127.5)
 
     def flush(self) -> Iterator[Scored]:
@@ -50,8 +53,9 @@ class BuildStandIn:
     deadly: str = ""
     touched: str = ""
     seconds: float = 0.0
+    gate: str = ""
 
     def __call__(self) -> tuple[Preparation, LevelScorer]:
         return VideoPreparation(SamplingConfig(), LimitsConfig(), VIEWS), LevelScorer(
-            self.deadly, self.touched, self.seconds
+            self.deadly, self.touched, self.seconds, self.gate
         )

@@ -87,24 +87,22 @@ def test_a_second_run_does_only_what_is_missing(cluster: Any, dataset: Path, alo
 
 
 def test_a_node_killed_mid_run(cluster: Any, dataset: Path, alone: Path, tmp_path: Path) -> None:
-    """Killed when its actor has begun and the run is not over: the other nodes do its pieces."""
+    """Killed when every node's actor has begun; none goes on before that. The other nodes do its pieces."""
     import threading
 
     doomed = start_patiently(lambda: cluster.add_node(num_cpus=1))
-    touched = tmp_path / "touched"
-    killed = threading.Event()
+    touched, gate = tmp_path / "touched", tmp_path / "gate"
 
     def kill() -> None:
         while not touched.exists() or len({line.split()[0] for line in touched.read_text().splitlines()}) < 3:
             time.sleep(0.05)
         cluster.remove_node(doomed, allow_graceful=False)
-        killed.set()
+        gate.touch()
 
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    build = BuildStandIn(touched=str(touched), seconds=0.3)
+    threading.Thread(target=kill, daemon=True).start()
+    build = BuildStandIn(touched=str(touched), gate=str(gate))
     rows, store = _score(dataset, tmp_path / "out", build, rows_per_piece=4)
-    assert killed.is_set()
+    assert gate.exists()
     assert rows == ROWS
     assert (tmp_path / "out/submission.csv").read_bytes() == alone.read_bytes()
     assert store.finished(store.record()) == set(range(store.record().pieces))
