@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -20,6 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 _LAZY = ("torch.utils.checkpoint", "torchvision", "torchvision.ops", "torchvision.models", "timm", "timm.data",
          "timm.models")  # fmt: skip  # parents before children
+_NETWORKS = ("timm.models.efficientnet", "timm.models.vision_transformer")
+
+log = logging.getLogger(__name__)
 
 
 def _import_lazily(name: str) -> None:
@@ -48,15 +52,27 @@ def _completion(module: ModuleType) -> Callable[[str], Any]:
     return complete
 
 
-for _name in _LAZY:
-    _import_lazily(_name)
-# What the networks' modules take from these packages; asking the packages would run them.
-for _name, _part in (("timm", "timm.version"), ("timm.data", "timm.data.constants")):
-    _values = vars(importlib.import_module(_part)).items()
-    vars(sys.modules[_name]).update({name: value for name, value in _values if name.isupper() or name == "__version__"})
+def _import_in_parts() -> None:
+    for name in _LAZY:
+        _import_lazily(name)
+    # What the networks' modules take from these packages; asking the packages would run them.
+    for name, part in (("timm", "timm.version"), ("timm.data", "timm.data.constants")):
+        values = vars(importlib.import_module(part)).items()
+        vars(sys.modules[name]).update({key: value for key, value in values if key.isupper() or key == "__version__"})
+    for name in _NETWORKS:
+        importlib.import_module(name)
 
-for _name in ("timm.models.efficientnet", "timm.models.vision_transformer"):
-    importlib.import_module(_name)
+
+_before = set(sys.modules)
+try:
+    _import_in_parts()
+except Exception as _error:  # noqa: BLE001  (versions that nobody tried: a slow start, not a lost run)
+    log.warning("timm is imported whole: %s", _error)
+    for _name in set(sys.modules) - _before:  # what was run stays: some register operators, which goes once
+        if _name.partition(".")[0] == "timm" or (_name in _LAZY and "__getattr__" in vars(sys.modules[_name])):
+            del sys.modules[_name]
+    for _name in _NETWORKS:
+        importlib.import_module(_name)
 
 from timm.layers.conv2d_same import Conv2dSame  # noqa: E402
 from timm.layers.norm_act import BatchNormAct2d  # noqa: E402
