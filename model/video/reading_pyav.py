@@ -67,11 +67,7 @@ def read(
     try:
         with open_video(source, limits, passed_over=passed_over) as (container, stream):
             max_frames = set_limits(stream, limits)
-            number = [one.index for one in container.streams.video].index(stream.index)
-            header = read_track_header(source, track_id=stream.id, number=number)
-            if header.encrypted:
-                raise Refused("the video is encrypted")
-            to_rgb = RgbConverter(header.crop)
+            to_rgb = rgb_converter(source, container, stream)
             video = OpenVideo(container, stream, to_rgb, limits, deadline)
             first = Run(min(sampling.max_run_frames, max_frames), limits)
             scan = scan_packets(video, first)
@@ -93,6 +89,15 @@ def read(
     except ERRORS as error:
         raise Unreadable(cause_of(error)) from error
     return _clip_of(runs, planned, bool(scan.packets), duration, limits, deadline)
+
+
+def rgb_converter(source: bytes | str, container: av.container.InputContainer, stream: av.VideoStream) -> RgbConverter:
+    """With the crop that the container asks for. Raises: Refused: the track is encrypted."""
+    number = [one.index for one in container.streams.video].index(stream.index)
+    header = read_track_header(source, track_id=stream.id, number=number)
+    if header.encrypted:
+        raise Refused("the video is encrypted")
+    return RgbConverter(header.crop)
 
 
 def _clip_of(

@@ -16,14 +16,12 @@ import av
 import numpy as np
 
 from ..config import LimitsConfig, SamplingConfig, SegmentConfig
-from ..modality import Prepared, Refused, Unreadable
+from ..modality import Prepared, Unreadable
 from ..segments import not_looked_at, window_edges
 from ..source import checked_source
-from .boxes import read_track_header
 from .opening import ERRORS, cause_of, duration_of, open_video, refuse_still_picture
-from .pixels import RgbConverter
 from .prepare import VideoPreparation
-from .reading_pyav import OpenVideo, Scan, scan_packets, set_limits
+from .reading_pyav import OpenVideo, Scan, rgb_converter, scan_packets, set_limits
 from .runs import Run, is_blank
 from .sampling import choose_runs
 from .views import cut_views, trim_bars
@@ -96,11 +94,7 @@ def read_windows(
     try:
         with open_video(source, limits) as (container, stream):
             max_frames = set_limits(stream, limits)
-            number = [one.index for one in container.streams.video].index(stream.index)
-            header = read_track_header(source, track_id=stream.id, number=number)
-            if header.encrypted:
-                raise Refused("the video is encrypted")
-            to_rgb = RgbConverter(header.crop)
+            to_rgb = rgb_converter(source, container, stream)
             video = OpenVideo(container, stream, to_rgb, limits, time.process_time() + _SCAN_SECONDS)
             scan = scan_packets(video, Run(1, limits))
             refuse_still_picture(container, scan.num_packets)
