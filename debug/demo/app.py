@@ -20,7 +20,7 @@ from debug.words import PEOPLE_WARNING
 TITLE = "Generated or real?"
 _INTRODUCTION = f"""# {TITLE}
 
-Drop a video or a sound of speech. It is looked at on this machine, sent nowhere, and deleted afterwards.
+Drop a video or a sound of speech, or record one. It is looked at on this machine, sent nowhere, and deleted afterwards.
 
 **{PEOPLE_WARNING}** A score nearer to 0 than 1.1 is inconclusive.
 """
@@ -29,7 +29,7 @@ _WAITING = 8  # files in line; more are turned away
 _KEPT_SECONDS = 600  # of what can be downloaded
 # Nothing on the page may ask another machine for anything.
 _POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval';"
+    "default-src 'self' data: blob:; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval';"
     " style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
 )
 _STYLE = """
@@ -69,29 +69,41 @@ def build_app(looker: Looker, *, max_bytes: int, hosts: list[str]) -> FastAPI:
 def build_blocks(looker: Looker) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)) as blocks:
         gr.Markdown(_INTRODUCTION)
-        file = gr.File(label="Video or sound", elem_id="file")
+        with gr.Tabs():
+            with gr.Tab("A file"):
+                file = gr.File(label="Video or sound", elem_id="file")
+            with gr.Tab("Record a video"):  # with its sound: Gradio would encode it anew to take that out
+                options = gr.WebcamOptions(mirror=False)
+                camera = gr.Video(
+                    sources=["webcam"], label="Camera", elem_id="camera", height=360, include_audio=True,
+                    webcam_options=options,
+                )  # fmt: skip
+            with gr.Tab("Record a voice"):
+                voice = gr.Audio(sources=["microphone"], type="filepath", label="Microphone", elem_id="microphone")
         verdict = gr.HTML(elem_id="verdict")
         with gr.Row():
             page = gr.DownloadButton("Download the page", visible=False, elem_id="page")
             told = gr.DownloadButton("Download the verdict (JSON)", visible=False, elem_id="json")
         evidence = gr.HTML(elem_id="evidence")
 
-        def look(path: str | None, progress: gr.Progress = gr.Progress()) -> Iterator[dict[Any, Any]]:  # noqa: B008
+        def look(path: str | None, progress: gr.Progress = gr.Progress()) -> Iterator[Any]:  # noqa: B008
             yield from _look(looker, path, progress, verdict, told, page, evidence)
 
-        file.upload(
-            look, file, [verdict, told, page, evidence], api_visibility="private", concurrency_limit=1,
-            show_progress_on=verdict,
-        ).then(lambda: None, None, file, api_visibility="private", show_progress="hidden")  # fmt: skip
+        for source, event in ((file, file.upload), (camera, camera.change), (voice, voice.change)):
+            event(
+                look, source, [verdict, told, page, evidence], api_visibility="private", concurrency_limit=1,
+                concurrency_id="looks", show_progress_on=verdict,
+            ).then(lambda: None, None, source, api_visibility="private", show_progress="hidden")  # fmt: skip
     return blocks.queue(max_size=_WAITING, api_open=False)
 
 
 def _look(
     looker: Looker, path: str | None, progress: gr.Progress, verdict: gr.HTML, told: gr.DownloadButton,
     page: gr.DownloadButton, evidence: gr.HTML,
-) -> Iterator[dict[Any, Any]]:  # fmt: skip
+) -> Iterator[Any]:  # fmt: skip
     """The verdict as soon as it is there, then the evidence. The file is deleted whatever happens."""
-    if path is None:
+    if path is None:  # a recording's widget was emptied: what is shown stays
+        yield gr.skip()
         return
     file = Path(path)
     try:

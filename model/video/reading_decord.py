@@ -83,7 +83,10 @@ def read(
             if time.process_time() > deadline:
                 break
     except _ERRORS as error:
-        raise Unreadable(f"{type(error).__name__}: {shortened(_LOG_PREFIX.sub('', str(error)))}") from error
+        cause = _LOG_PREFIX.sub("", str(error))
+        if isinstance(source, str):
+            cause = cause.replace(f"[{source}] ", "")
+        raise Unreadable(f"{type(error).__name__}: {shortened(cause)}") from error
     height, width = runs[0][0].shape[1:3]
     check_frame_size(width, height, limits)
     if size and size not in ((width, height), (height, width)):

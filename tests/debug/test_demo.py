@@ -75,7 +75,8 @@ def served(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_playwright() as play:
-        yield play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        media = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]  # a camera and a microphone
+        yield play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *media])
 
 
 @pytest.fixture(params=[1300, 420])
@@ -83,13 +84,16 @@ def page(request: pytest.FixtureRequest, browser: Any, served: tuple[str, Path])
     """The app opened, at a desk's width and a phone's. Nothing was asked of another machine."""
     page = browser.new_page(viewport={"width": request.param, "height": 900})
     asked: list[str] = []
+    failures: list[str] = []
     page.on("request", lambda one: asked.append(one.url))
+    page.on("pageerror", lambda one: failures.append(str(one)))
     page.goto(served[0])
     page.wait_for_selector("#file input[type=file]", state="attached", timeout=_PATIENCE)
     yield page
     hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
     page.close()
     assert hosts == {urlsplit(served[0]).netloc}
+    assert failures == [], "nothing that the page does is forbidden by its own policy"
 
 
 def _drop(page: Page, file: Path) -> str:
@@ -158,6 +162,46 @@ def test_a_sound_of_speech(page: Page, files: Path) -> None:
     assert json.loads(_download(page, "json"))["modality"] == "audio"
     page.frame_locator("#evidence iframe").locator("figure img").first.wait_for(timeout=_PATIENCE)
     assert _serious(page) == []
+
+
+def test_a_recorded_video(page: Page, served: tuple[str, Path]) -> None:
+    page.get_by_role("tab", name="Record a video").first.click()
+    page.get_by_text("Click to Access Webcam").click()
+    camera = page.locator("#camera")
+    camera.get_by_role("button").filter(has_text="Record").click(timeout=_PATIENCE)
+    camera.get_by_role("button").filter(has_text="Stop").wait_for(timeout=_PATIENCE)
+    shown = "document.querySelector('#camera video').currentTime"
+    page.wait_for_function(f"{shown} > {page.evaluate(shown)} + 3", timeout=_PATIENCE)
+    camera.get_by_role("button").filter(has_text="Stop").click()
+    page.wait_for_selector("#verdict section:has-text('.webm')", timeout=_PATIENCE)
+    told = json.loads(_download(page, "json"))
+    assert told["modality"] == "video" and told["score"] is not None and told["frames"] >= 2
+    assert str(served[1]) not in told["reason"], "where the file lay is nobody's business"
+    _wait_for_the_next(page, "#camera video[src]", served[1], "*.webm")
+
+
+def test_a_recorded_voice(page: Page, served: tuple[str, Path]) -> None:
+    page.get_by_role("tab", name="Record a voice").first.click()
+    microphone = page.locator("#microphone")
+    microphone.get_by_role("button", name="Record").click()
+    page.wait_for_function(
+        "document.querySelector('#microphone time.duration')?.innerText >= '0:03'", timeout=_PATIENCE
+    )
+    microphone.locator(".stop-button").click()
+    page.wait_for_selector("#verdict section:has-text('.wav')", timeout=_PATIENCE)
+    told = json.loads(_download(page, "json"))
+    assert told["modality"] == "audio" and told["score"] is not None and told["duration"] > 2
+    _wait_for_the_next(page, "#microphone audio[src]", served[1], "*.wav")
+
+
+def _wait_for_the_next(page: Page, recording: str, folder: Path, kind: str) -> None:
+    """The evidence is there, the widget is empty again, the recording deleted; what was found stays on the page."""
+    page.wait_for_selector("#evidence iframe", timeout=_PATIENCE)
+    page.wait_for_selector(recording, state="detached", timeout=_PATIENCE)
+    assert not list(folder.rglob(kind))
+    page.wait_for_timeout(1000)  # a second in which nothing is to happen: once an emptied widget wiped the verdict
+    assert page.locator("#verdict section").count() == 1 and page.locator("#evidence iframe").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing scrolls sideways"
 
 
 @pytest.mark.parametrize("page", [1300], indirect=True)
