@@ -263,6 +263,7 @@ def score_rows(
     from model.config import SegmentConfig, torch_import
     from model.run.parts import default_weights, load_preparation, load_windows
     from model.run.pipeline import run
+    from model.weights import read_ahead
 
     weights = options.weights if options.weights and modality is rows.modality else default_weights(modality)
     if options.segments:
@@ -271,6 +272,7 @@ def score_rows(
         preparation = load_preparation(modality, weights)
 
     def build_scorer() -> BatchScorer:
+        read_ahead(weights)
         with exit_put_off(), torch_import:
             from model.run.parts import load_detector
             from model.run.scoring import BatchScorer, choose_device

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from .config import available_cores
 from .text import shortened
 
 log = logging.getLogger(__name__)
@@ -143,14 +145,23 @@ def pack_linear_layers(network: nn.Module, dtype: torch.dtype = torch.float32, *
     """
     if not torch.backends.mkldnn.is_available():
         return
-    for module in list(network.modules()):
-        for name, layer in module.named_children():
-            if type(layer) is nn.Linear:
-                probe = torch.rand(1, 2, layer.in_features, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
-                output = torch.float32 if name in _INTO_TOKENS or exact_first else dtype
-                build = partial(PackedLinear, products=dtype, output=output, exact_first=exact_first)
-                packed = faster(build, layer, probe, TOLERANCES[dtype], otherwise="a linear layer runs as it is")
-                setattr(module, name, packed)
+
+    def pack(place: tuple[nn.Module, str, nn.Linear]) -> None:
+        module, name, layer = place
+        probe = torch.rand(1, 2, layer.in_features, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+        output = torch.float32 if name in _INTO_TOKENS or exact_first else dtype
+        build = partial(PackedLinear, products=dtype, output=output, exact_first=exact_first)
+        packed = faster(build, layer, probe, TOLERANCES[dtype], otherwise="a linear layer runs as it is")
+        setattr(module, name, packed)
+
+    parts = [(module, *child) for module in network.modules() for child in module.named_children()]
+    with start_threads(available_cores()) as cores:
+        list(cores.map(pack, [place for place in parts if type(place[2]) is nn.Linear]))
+
+
+def start_threads(count: int) -> ThreadPoolExecutor:
+    """Threads that each run operators alone: PyTorch takes no others for them."""
+    return ThreadPoolExecutor(count, thread_name_prefix="network", initializer=torch.set_num_threads, initargs=(1,))
 
 
 @torch.inference_mode()

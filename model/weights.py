@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from .quantised import unpack
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
 _Config = TypeVar("_Config")
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 8
+_ahead: dict[Path, Future[dict[str, np.ndarray]]] = {}  # what `read_ahead` reads, by manifest
 
 
 class WeightsError(Exception):
@@ -68,10 +74,30 @@ def load_tensors(manifest: Manifest) -> dict[str, torch.Tensor]:
 
     Raises: WeightsError: the file is missing or is not the one the manifest was written for.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    ahead = _ahead.pop(manifest.path, None)
+    return to_tensors(_load_arrays(manifest) if ahead is None else ahead.result())
 
-    from .quantised import unpack
+
+def read_ahead(folder: Path) -> None:
+    """Read `folder`'s weights on a thread, for the next `load_tensors`: torch is imported meanwhile."""
+    reader = ThreadPoolExecutor(1, thread_name_prefix="weights")
+    try:
+        _ahead[folder / MANIFEST_NAME] = reader.submit(lambda: _load_arrays(load_manifest(folder)))
+    except RuntimeError:  # no more threads: they are read when asked for
+        return
+    reader.shutdown(wait=False)
+
+
+def to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Without copies where the arrays can be written to."""
+    import torch
+
+    return {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in arrays.items()}
+
+
+def _load_arrays(manifest: Manifest) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     path = manifest.path.with_name(manifest.file)
     try:

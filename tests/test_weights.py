@@ -9,12 +9,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.config import SamplingConfig
 from model.training.export import manifest_text
 from model.video.prepare import load_preparation
 from model.video.views import BarConfig, ViewConfig
-from model.weights import FORMAT_VERSION, WeightsError, load_manifest
+from model.weights import FORMAT_VERSION, WeightsError, load_manifest, load_tensors, read_ahead
 
 
 @pytest.fixture
@@ -112,3 +113,23 @@ def test_the_logs_table_has_a_date_and_a_commit_a_row(repository: Path) -> None:
         assert row["protocol"] and row["setting"]
         assert row["other_figures"] or any(row[name] for name in figures)
         assert all(0 < float(row[name]) <= 1 for name in figures if row[name])
+
+
+def test_weights_read_ahead_are_those_that_are_loaded_next(committed: Path, tmp_path: Path) -> None:
+    plain = load_tensors(load_manifest(committed))
+    for file in committed.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    manifest = load_manifest(tmp_path)
+    read_ahead(tmp_path)
+    ahead = load_tensors(manifest)
+    assert ahead.keys() == plain.keys() and all(torch.equal(ahead[name], plain[name]) for name in plain)
+    (tmp_path / manifest.file).write_bytes(b"another file")
+    with pytest.raises(WeightsError, match="has SHA-256"):  # read again, not what was read before
+        load_tensors(manifest)
+
+
+def test_what_keeps_weights_from_being_read_ahead_is_told_when_they_are_loaded(committed: Path, tmp_path: Path) -> None:
+    manifest = load_manifest(_changed(committed, tmp_path))
+    read_ahead(tmp_path)
+    with pytest.raises(WeightsError, match="cannot read .*fetch the repository with its LFS files"):
+        load_tensors(manifest)

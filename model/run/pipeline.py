@@ -158,7 +158,8 @@ def run(
                     for scored in scorer.add(clip.id, content):
                         record(scored)
                         waiting_since = time.monotonic()
-            if time.monotonic() - waiting_since > _STALL_SECONDS:
+            # The first clip waits for no others: a score soon.
+            if not stats.scored or time.monotonic() - waiting_since > _STALL_SECONDS:
                 for scored in scorer.flush():
                     record(scored)
                 waiting_since = time.monotonic()

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from ..config import available_cores
+from ..cpu import start_threads
 from ..modality import Detector
 from ..text import shortened
 from .pipeline import Scored
@@ -124,7 +125,7 @@ class BatchScorer:
             self.batch_views = self._requested_batch or choose_batch_size(device)
             on_cuda = self.detector.device.type == "cuda"
             self._copies = torch.cuda.Stream(self.detector.device) if on_cuda else None
-            self._cores = None if on_cuda else _start_threads()
+            self._cores = None if on_cuda else start_threads(available_cores())
         except _CUDA_START_ERRORS as error:
             if device.type == "cpu":
                 raise
@@ -305,10 +306,3 @@ def _by_clip(clips: Sequence[_Clip], features: Mapping[Group, torch.Tensor]) -> 
             own[kind] = arrays[group][taken[group] : taken[group] + len(views)]
             taken[group] += len(views)
         yield own
-
-
-def _start_threads() -> ThreadPoolExecutor:
-    """One thread per core, each of which runs operators alone; they end with the program."""
-    torch.set_num_threads(1)
-    cores = available_cores()
-    return ThreadPoolExecutor(cores, thread_name_prefix="network", initializer=torch.set_num_threads, initargs=(1,))

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 
 from ..audio import copies
 from ..audio.cepstra import CepstraArchitecture, CepstralVectors
@@ -22,6 +22,7 @@ from ..audio.views import SAMPLE_RATE, WINDOWS, ViewConfig, loud_level
 from ..config import LimitsConfig
 from ..modality import AUDIO
 from ..quantised import unpack
+from ..weights import to_tensors
 from .clips import Record
 from .fit import KernelFit, LinearFit
 from .recipe import AS_FOUND, Container, Extractor, Recipe, code_version
@@ -117,7 +118,7 @@ def load_pretrained(source: Path) -> AudioNetwork:
     """The networks from weights of this project or from what `pretrained_speech` wrote. Raises: ValueError."""
     network = AudioNetwork(speech=SPEECH_SIZE, cepstra=CEPSTRA_SIZE)
     try:
-        stored = unpack(load_file(source))
+        stored = to_tensors(unpack(load_file(source)))
         network.load_state_dict({name: stored[name].float() for name in network.state_dict()}, strict=True)
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(

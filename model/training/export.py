@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from ..heads import Decision, to_arrays
 from ..quantised import pack
-from ..weights import FORMAT_VERSION, MANIFEST_NAME
+from ..weights import FORMAT_VERSION, MANIFEST_NAME, to_tensors
 from .recipe import Recipe
 
 WEIGHTS_NAME = "detector.safetensors"
@@ -70,7 +70,7 @@ def store(
     stored: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         if name.startswith(tuple(packed)) and tensor.ndim == 2:
-            stored |= pack(name, tensor)
+            stored |= to_tensors(pack(name, tensor.detach().numpy()))
         elif tensor.is_floating_point() and (tensor.ndim >= 2 or name.startswith(tuple(halved))):
             stored[name] = tensor.half().contiguous()
         else:

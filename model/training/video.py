@@ -13,7 +13,7 @@ import av
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 from timm.layers import resample_abs_pos_embed
 
 from ..config import LimitsConfig, SamplingConfig
@@ -26,6 +26,7 @@ from ..video.reading import read_clip
 from ..video.scene import SceneNetwork
 from ..video.traces import FeatureNetwork
 from ..video.views import PATCHES, RESIZED, BarConfig, ViewConfig, cut_views, split_views
+from ..weights import to_tensors
 from .clips import Record
 from .fit import KernelFit, LinearFit
 from .recipe import AS_FOUND, Container, Extractor, Recipe, code_version
@@ -117,7 +118,7 @@ def build_scene_network(source: Path) -> SceneNetwork:
     """The transformer from weights of this project or from what `pretrained` wrote. Raises: ValueError."""
     network = SceneNetwork(**SCENE)
     try:
-        stored = unpack(load_file(source))
+        stored = to_tensors(unpack(load_file(source)))
         names = network.transformer.state_dict()
         state = {name: stored[f"scene.transformer.{name}"] for name in names}
         state["pos_embed"] = resize_positions(state["pos_embed"], network)

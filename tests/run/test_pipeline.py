@@ -21,7 +21,7 @@ from model.modality import Detector
 from model.rows.dataset import ClipDataset, Row, open_files
 from model.rows.submission import ResultFile
 from model.run import scoring
-from model.run.pipeline import run
+from model.run.pipeline import Scored, run
 from model.run.pool import DecodePool
 from model.run.scoring import BatchScorer, score_clip
 from model.video.detector import VideoDetector, load_detector
@@ -204,6 +204,30 @@ def test_rows_are_read_no_further_than_the_queues_hold(preparation: VideoPrepara
         assert 5 <= len(read) <= 7
         assert 1 + sum(1 for _ in results) == 60
     assert len(read) == 60
+
+
+def test_the_first_clip_is_scored_alone(detector: Detector, preparation: VideoPreparation, tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    class Recorded(BatchScorer):
+        def add(self, clip_id: str, content: np.ndarray) -> Iterator[Scored]:
+            calls.append("add")
+            return super().add(clip_id, content)
+
+        def flush(self) -> Iterator[Scored]:
+            calls.append("flush")
+            return super().flush()
+
+    ids = [f"{number}" for number in range(4)]
+    dataset = ClipDataset(ids, "four clips", lambda: (Row(name, clip("h264")) for name in ids))
+    stats = run(
+        dataset, ResultFile(tmp_path / "submission.csv", ids), preparation,
+        lambda: Recorded(lambda _: detector, CPU, batch_views=1000),
+        config=PipelineConfig(workers=1), show_progress=False,
+    )  # fmt: skip
+    assert stats.scored == 4 and calls.count("add") == 4
+    first = calls.index("add")
+    assert calls[first + 1] == "flush", "or it waits for a batch"
 
 
 HEAVY = ("torch", "timm", "torchvision", "pandas", "datasets", "pyarrow", "safetensors")
