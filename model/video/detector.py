@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..cpu import choose_dtype, pack_linear_layers
+from ..cpu import choose_dtype
 from ..heads import Decision, from_arrays
 from ..weights import Manifest, WeightsError, load_manifest, load_tensors
 from .fused import expected_output, fuse_backbone
@@ -67,7 +67,7 @@ class VideoNetwork(nn.Module):
         image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
         image = image.contiguous(memory_format=torch.channels_last)
         self.features.backbone = fuse_backbone(self.features.backbone, image, dtype)
-        pack_linear_layers(self.scene.transformer, dtype, exact_first=True)
+        self.scene.prepare_for_cpu(dtype)
 
 
 def pool_views(views: Mapping[str, np.ndarray], num_class_features: int) -> dict[str, np.ndarray]:

@@ -74,6 +74,7 @@ except Exception as _error:  # noqa: BLE001  (versions that nobody tried: a slow
     for _name in _NETWORKS:
         importlib.import_module(_name)
 
+from timm.layers.activations import QuickGELU  # noqa: E402
 from timm.layers.conv2d_same import Conv2dSame  # noqa: E402
 from timm.layers.norm_act import BatchNormAct2d  # noqa: E402
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual  # noqa: E402
@@ -88,6 +89,7 @@ __all__ = [
     "DepthwiseSeparableConv",
     "InvertedResidual",
     "NoRandomValues",
+    "QuickGELU",
     "create_model",
 ]
 

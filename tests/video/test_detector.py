@@ -313,3 +313,14 @@ def test_the_committed_weights_load(repository: Path) -> None:
     assert np.isfinite(score)
     assert abs(score) < 50
     assert (config.size, config.resized_size) == (224, manifest.architecture["scene"]["size"])
+
+
+def test_the_scene_s_network_gives_the_same_when_prepared_for_a_cpu(repository: Path) -> None:
+    """With the committed weights: activations that are sigmoids of scaled values among them."""
+    plain = build_scene_network(repository / "weights" / "video" / WEIGHTS_NAME)
+    prepared = copy.deepcopy(plain)
+    prepared.prepare_for_cpu(torch.float32)
+    assert all(isinstance(block.mlp.act, torch.nn.SiLU) for block in prepared.transformer.blocks)
+    pictures = plain.render(_views(2))
+    with torch.inference_mode():
+        torch.testing.assert_close(prepared.statistics(pictures), plain.statistics(pictures), atol=1e-4, rtol=1e-4)
