@@ -231,7 +231,7 @@ class DecodePool:
             clip = self._attempt(attempt, worker, row, causes)
             if clip is not None:
                 return replace(clip, seconds=time.perf_counter() - started - clip.transfer_seconds)
-        return DecodedClip(row.id, None, "; ".join(causes), seconds=time.perf_counter() - started)
+        return DecodedClip(row.id, None, "; ".join(dict.fromkeys(causes)), seconds=time.perf_counter() - started)
 
     def _attempt(self, attempt: int, worker: WorkerProcess, row: Row, causes: list[str]) -> DecodedClip | None:
         """One way to read a clip, so that one that crashes takes no other's attempt along. None: `causes` says why."""

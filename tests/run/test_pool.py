@@ -103,6 +103,12 @@ def test_the_other_decoder_rescues_a_clip(name, good_views):
     assert decoded.prepared is not None and decoded.prepared.reader == "decord" and decoded.prepared.note
 
 
+def test_a_reason_that_both_decoders_give_is_told_once(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    decoded = decode([Row("empty", str(tmp_path / "empty.mp4"))])["empty"]
+    assert decoded.prepared is None and decoded.reason == "the file is empty"
+
+
 def test_an_externally_killed_worker_costs_nothing(good_views, tmp_path, monkeypatch):
     """The clip at hand is read again by the same decoder, so that its score stays."""
     monkeypatch.setenv("KILL_ONCE_MARKER", str(tmp_path / "killed"))
