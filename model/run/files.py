@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -10,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Semaphore
 from types import TracebackType
 
 from .. import wheels
-from ..config import SegmentConfig
-from ..modality import AUDIO, VIDEO, Detector, Modality, Prepared
+from ..config import SegmentConfig, available_cores
+from ..modality import AUDIO, VIDEO, AnyPreparation, Detector, Modality, Prepared
 from ..segments import score_of_whole
 from ..text import shortened
 from ..verdict import REFUSED, UNREADABLE, Segment, Verdict, label_of
@@ -33,10 +34,45 @@ from .parts import (
 from .pool import DecodedClip
 
 
+class _Workers:
+    """Worker processes, each with one file at a time: as many as files are scored at once, and at most one a core."""
+
+    def __init__(self, prepare: AnyPreparation) -> None:
+        self._prepare = prepare
+        self._room, self._lock = Semaphore(available_cores()), Lock()
+        self._all = {IsolatedPreparation(prepare)}  # starts while torch is imported
+        self._idle = list(self._all)
+        self._closed = False
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[IsolatedPreparation]:
+        """For one file. Raises: RuntimeError: they were closed."""
+        with self._room:
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("the detector was closed")
+                worker = self._idle.pop() if self._idle else IsolatedPreparation(self._prepare)
+                self._all.add(worker)
+            try:
+                yield worker
+            finally:
+                with self._lock:
+                    if worker.closed:
+                        self._all.discard(worker)
+                    else:
+                        self._idle.append(worker)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for worker in self._all:
+                worker.close()
+
+
 @dataclass
 class _Loaded:
     modality: Modality
-    preparation: IsolatedPreparation
+    workers: _Workers
     load: Callable[[], Detector]
     lock: Lock  # one clip in the networks at a time: they use every core as it is
     _detector: Detector | None = None
@@ -54,8 +90,8 @@ class _Loaded:
 class FileDetector:
     """Scores files, given as paths or bytes. `model.load_detector` makes one.
 
-    Any thread may call `score`. Decoding happens in a worker process with limits on time and memory, which ends with
-    `close`, with a `with` block, or with the program.
+    Any thread may call `score`; as many files as the process has cores are decoded at once. Decoding happens in worker
+    processes with limits on time and memory, which end with `close`, with a `with` block, or with the program.
     """
 
     def __init__(
@@ -86,10 +122,11 @@ class FileDetector:
         if self._only is not None:
             _ = self._load(self._only).detector  # what is wrong with the weights is told at once
 
-    def score(self, source: str | os.PathLike[str] | bytes) -> Verdict:
+    def score(self, source: str | os.PathLike[str] | bytes, *, deadline: float = math.inf) -> Verdict:
         """What is said of one file: its path, or its bytes.
 
-        A file that cannot be used, or is not there, gets a verdict without a score, and a note that says why.
+        A file that cannot be used, or is not there, gets a verdict without a score, and a note that says why. So does
+        one that is not decoded by `deadline`, on time.monotonic(): `isolated.TOO_LONG`.
         Raises: RuntimeError: after `close`. WeightsError: its modality has no weights.
         """
         content = source if isinstance(source, bytes) else os.fspath(source)
@@ -98,10 +135,10 @@ class FileDetector:
         modality = self.modality_of(source)
         loaded = self._load(modality)
         _ = loaded.detector  # while the worker process starts
-        verdict = self._verdict(loaded, content)
+        verdict = self._verdict(loaded, content, deadline)
         if not self._sound or modality is not VIDEO:
             return verdict
-        return replace(verdict, sound=self._verdict(self._load(AUDIO), content))
+        return replace(verdict, sound=self._verdict(self._load(AUDIO), content, deadline))
 
     def modality_of(self, source: str | os.PathLike[str] | bytes) -> Modality:
         """As what a file is scored."""
@@ -121,9 +158,9 @@ class FileDetector:
                 folder = own or default_weights(modality)
                 windows = self._segments
                 prepare = load_windows(modality, folder, windows) if windows else load_preparation(modality, folder)
-                preparation = IsolatedPreparation(prepare)  # starts while torch is imported
+                workers = _Workers(prepare)
                 load = partial(self._load_networks, modality, folder)
-                self._loaded[modality.name] = _Loaded(modality, preparation, load, Lock())
+                self._loaded[modality.name] = _Loaded(modality, workers, load, Lock())
             return self._loaded[modality.name]
 
     def _load_networks(self, modality: Modality, folder: Path) -> Detector:
@@ -131,16 +168,19 @@ class FileDetector:
 
         return load_detector(modality, folder, choose_device(self._device), self._precision)
 
-    def _verdict(self, loaded: _Loaded, source: bytes | str) -> Verdict:
-        if self._segments is not None:
-            return score_windows(loaded.preparation.windows(source), loaded.detector, loaded.modality, loaded.lock)
-        return self._score(loaded, source)
+    def _verdict(self, loaded: _Loaded, source: bytes | str, deadline: float) -> Verdict:
+        if self._segments is None:
+            return self._score(loaded, source, deadline)
+        with loaded.workers.one() as worker:
+            windows = worker.windows(source, deadline=deadline)
+            return score_windows(windows, loaded.detector, loaded.modality, loaded.lock)
 
-    def _score(self, loaded: _Loaded, source: bytes | str) -> Verdict:
+    def _score(self, loaded: _Loaded, source: bytes | str, deadline: float) -> Verdict:
         from .scoring import CLIP_ERRORS, score_clip
 
         started = time.perf_counter()
-        clip = loaded.preparation(source)
+        with loaded.workers.one() as worker:
+            clip = worker(source, deadline=deadline)
         if clip.prepared is None:
             seconds = time.perf_counter() - started
             return Verdict("", None, seconds, clip.reason, REFUSED if clip.refused else UNREADABLE)
@@ -164,7 +204,7 @@ class FileDetector:
         with self._lock:
             self._closed = True
             for loaded in self._loaded.values():
-                loaded.preparation.close()
+                loaded.workers.close()
 
     def __enter__(self) -> FileDetector:
         return self

@@ -6,6 +6,7 @@ import itertools
 import math
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ from ..config import PipelineConfig
 from ..modality import AnyPreparation
 from ..rows.dataset import Row
 from .pool import DecodedClip, DecodePool
+
+TOO_LONG = "it took longer than a file may"  # the reason where a deadline passed
 
 
 class IsolatedPreparation:
@@ -31,12 +34,15 @@ class IsolatedPreparation:
         self._lock = threading.Lock()
         self._closer = weakref.finalize(self, _close, pool, self._rows)
 
-    def __call__(self, source: bytes | str) -> DecodedClip:
-        """source: the file's bytes, or its path. Raises: RuntimeError: it was closed."""
-        *_, clip = self.windows(source)
+    def __call__(self, source: bytes | str, *, deadline: float = math.inf) -> DecodedClip:
+        """source: the file's bytes, or its path. Raises: RuntimeError: it was closed.
+
+        deadline: on time.monotonic(); what is not there by then never comes, and it is closed.
+        """
+        *_, clip = self.windows(source, deadline=deadline)
         return clip
 
-    def windows(self, source: bytes | str) -> Iterator[DecodedClip]:
+    def windows(self, source: bytes | str, *, deadline: float = math.inf) -> Iterator[DecodedClip]:
         """Of a preparation that gives windows each as it is done; the last one is what came of the file."""
         with self._lock:
             number = str(next(self._numbers))
@@ -47,7 +53,15 @@ class IsolatedPreparation:
                     yield clip
                     if not clip.more:
                         return
+                if time.monotonic() > deadline:
+                    self.close()
+                    yield DecodedClip(number, None, TOO_LONG, refused=True)
+                    return
             raise RuntimeError("the detector was closed")
+
+    @property
+    def closed(self) -> bool:
+        return not self._closer.alive
 
     def close(self) -> None:
         """End the worker process. Twice does no harm."""

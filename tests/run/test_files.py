@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from debug.processes import process_tree
 from debug.toy_clips import clip
 from model import Verdict, load_detector
 from model.modality import VIDEO
+from model.run import files
 from model.run.files import FileDetector
-from model.run.isolated import IsolatedPreparation
+from model.run.isolated import TOO_LONG, IsolatedPreparation
 from model.run.parts import default_weights, load_preparation
 from model.run.parts import load_detector as load_networks
 from model.run.scoring import score_clip
@@ -93,16 +95,45 @@ def test_threads_get_their_own_verdicts(
             assert verdict.score == pytest.approx(expected[name], abs=2e-3) and not verdict.note
 
 
+def worker_processes() -> set[int]:
+    """Of this process; other tests may have left children of their own."""
+    children = process_tree(os.getpid())[1:]
+    return {pid for pid in children if b"model.run.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
 def test_a_killed_worker_costs_nothing(
     detector: FileDetector, clips: dict[str, Path], expected: dict[str, float]
 ) -> None:
-    # Other tests of this process may have left children of their own.
-    children = process_tree(os.getpid())[1:]
-    workers = [pid for pid in children if b"model.run.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = worker_processes()
     assert workers
     for worker in workers:
-        os.kill(worker, 9)
+        os.kill(worker, signal.SIGKILL)
     assert detector.score(clips["h264"]).score == pytest.approx(expected["h264"], abs=2e-3)
+
+
+def test_a_file_that_hangs(clips: dict[str, Path], expected: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds up no other thread's file, and past its deadline nobody at all."""
+    monkeypatch.setattr(files, "available_cores", lambda: 2)
+    before = worker_processes()
+    with load_detector("video", device="cpu") as detector, ThreadPoolExecutor(2) as threads:
+        detector.score(clips["h264"])
+        (worker,) = worker_processes() - before
+        os.kill(worker, signal.SIGSTOP)
+        verdicts = {name: threads.submit(detector.score, clips[name]) for name in ("h264", "vp9")}
+        done, waiting = wait(verdicts.values(), return_when=FIRST_COMPLETED)
+        assert len(done) == len(waiting) == 1
+        os.kill(worker, signal.SIGCONT)
+        for name, verdict in verdicts.items():
+            assert verdict.result().score == pytest.approx(expected[name], abs=2e-3)
+
+        for worker in worker_processes() - before:
+            os.kill(worker, signal.SIGSTOP)
+        late = detector.score(clips["vp9"], deadline=time.monotonic() + 1)
+        assert (late.score, late.note, late.status) == (None, TOO_LONG, "refused")
+        for worker in worker_processes() - before:
+            os.kill(worker, signal.SIGCONT)
+        assert detector.score(clips["h264"]).score == pytest.approx(expected["h264"], abs=2e-3)
+    assert worker_processes() == before
 
 
 def test_a_closed_detector_says_so_and_its_worker_is_gone() -> None:
