@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import os
 import sys
 import time
@@ -26,9 +28,12 @@ from model.run.inputs import InputError, find_files
 from model.run.isolated import IsolatedPreparation
 from model.run.parts import default_weights
 from model.segments import in_stretches
+from model.verdict import Verdict as WindowsVerdict
 from model.verdict import label_of, words_of
 
 if TYPE_CHECKING:
+    import torch
+
     from model.audio.detector import AudioDetector
     from model.modality import Detector
     from model.video.detector import VideoDetector
@@ -49,12 +54,13 @@ class Verdict:
 
 def inspect(
     files: Sequence[Path], detector: Detector, *, page: Path | None = None, segments: SegmentConfig | None = None,
-    sound: bool = False,
+    sound: bool = False, deadline: float = math.inf,
 ) -> list[Verdict]:  # fmt: skip
     """Score each file, print a line for it, and write the page if one is asked for.
 
     segments: windows over each file's whole length, which then decide. sound: the page shows videos' sound tracks too.
-    A file that cannot be read gets a Verdict without a score. Raises: InputError: the page needs Matplotlib.
+    A file that cannot be read, or is not by `deadline` on time.monotonic(), gets a Verdict without a score.
+    Raises: InputError: the page needs Matplotlib.
     """
     if page:
         require_matplotlib()
@@ -63,12 +69,12 @@ def inspect(
     for number, file in enumerate(files, start=1):
         if page:
             print(f"page: {number} of {len(files)}, {file}", file=sys.stderr)
-        verdict, section = _look(file, detector, with_section=page is not None)
+        verdict, section = _look(file, detector, deadline, with_section=page is not None)
         if segments:
-            verdict, section = _look_along(verdict, section, detector, segments)
+            verdict, section = _look_along(verdict, section, detector, segments, deadline)
         print(format_verdict(verdict), flush=True)
         if page and sound and modality_of(detector) == VIDEO:
-            section = [*section, *_look_at_track(file, detector)]
+            section = [*section, *_look_at_track(file, detector, segments, deadline)]
         verdicts.append(verdict)
         sections.append(section)
     if page:
@@ -85,13 +91,13 @@ def require_matplotlib() -> None:
         raise InputError("a page needs matplotlib, which requirements.txt leaves out: pip install matplotlib==3.10.9")
 
 
-def _look(file: Path, detector: Detector, *, with_section: bool) -> tuple[Verdict, list[str]]:
+def _look(file: Path, detector: Detector, deadline: float, *, with_section: bool) -> tuple[Verdict, list[str]]:
     """The verdict, and its part of the page if it is wanted."""
     modality = modality_of(detector)
     look_at = _look_at_sound if modality == AUDIO else _look_at_video
     started = time.monotonic()
     try:
-        score, note, section = look_at(file, detector, with_section)  # type: ignore[arg-type]
+        score, note, section = look_at(file, detector, deadline, with_section)  # type: ignore[arg-type]
     except Unreadable as error:
         verdict = Verdict(file, "", None, str(error), time.monotonic() - started)
         return verdict, [markup.box("warning", "No score.", str(error))]
@@ -99,10 +105,19 @@ def _look(file: Path, detector: Detector, *, with_section: bool) -> tuple[Verdic
 
 
 def _look_along(
-    plain: Verdict, section: list[str], detector: Detector, segments: SegmentConfig
+    plain: Verdict, section: list[str], detector: Detector, segments: SegmentConfig, deadline: float
 ) -> tuple[Verdict, list[str]]:
     """What windows say, before what the page says of the plain score."""
-    from debug.segments_page import segments_section
+    from debug.segments_page import PLAIN, segments_section
+
+    found = _score_along(plain.path, detector, segments, deadline)
+    note = ", ".join(filter(None, [in_stretches(found.segments), found.note]))
+    verdict = Verdict(plain.path, found.label, found.score, note, plain.seconds + found.seconds)
+    return verdict, [*segments_section(found, modality_of(detector)), PLAIN, *section]
+
+
+def _score_along(file: Path, detector: Detector, segments: SegmentConfig, deadline: float) -> WindowsVerdict:
+    """With its windows."""
     from model.run.files import score_windows
     from model.run.parts import load_windows
 
@@ -110,62 +125,77 @@ def _look_along(
     manifest = getattr(detector, "manifest", None)
     weights = default_weights(modality) if manifest is None else manifest.path.parent
     with IsolatedPreparation(load_windows(modality, weights, segments)) as read:
-        found = score_windows(read.windows(str(plain.path)), detector, modality, Lock())
-    note = ", ".join(filter(None, [in_stretches(found.segments), found.note]))
-    verdict = Verdict(plain.path, found.label, found.score, note, plain.seconds + found.seconds)
-    return verdict, [*segments_section(found, modality), *section]
+        return score_windows(read.windows(str(file), deadline=deadline), detector, modality, Lock())
 
 
-def _look_at_video(file: Path, detector: VideoDetector, with_section: bool) -> tuple[float, str, list[str]]:
+def _look_at_video(
+    file: Path, detector: VideoDetector, deadline: float, with_section: bool
+) -> tuple[float, str, list[str]]:
     """(score, what was lost, the page's part). Raises: Unreadable."""
     from debug.explain import look_at_clip
     from debug.video_page import more_frames, study_clip, video_section
     from model.video.prepare import FramesPreparation, VideoPreparation, unpack_clip
 
     preparation = VideoPreparation(SamplingConfig(), LimitsConfig(), detector.view_config)
-    clip = unpack_clip(_read(file, FramesPreparation(preparation)))
+    clip = unpack_clip(_read(file, FramesPreparation(preparation), deadline))
     if not with_section:
         return look_at_clip(clip, detector).score, clip.note, []
-    more = unpack_clip(_read(file, FramesPreparation(more_frames(preparation))))
+    more = unpack_clip(_read(file, FramesPreparation(more_frames(preparation)), deadline))
     study = study_clip(clip, more, detector, seconds=PAGE_SECONDS)
     words = words_of(study.look.score, VIDEO.genuine)
     return study.look.score, clip.note, video_section(study, VIDEO.genuine, words)
 
 
-def _look_at_sound(file: Path, detector: AudioDetector, with_section: bool) -> tuple[float, str, list[str]]:
+def _look_at_sound(
+    file: Path, detector: AudioDetector, deadline: float, with_section: bool
+) -> tuple[float, str, list[str]]:
     """The same of a sound."""
     from debug.audio_page import sound_section, study_sound
     from debug.samples import SamplesPreparation, unpack_sound
     from model.audio.prepare import AudioPreparation
 
     preparation = AudioPreparation(LimitsConfig(), detector.view_config)
-    sound = unpack_sound(_read(file, SamplesPreparation(preparation)))
+    sound = unpack_sound(_read(file, SamplesPreparation(preparation), deadline))
     look = study_sound(sound, detector)
     section = sound_section(look, AUDIO.genuine, words_of(look.score, AUDIO.genuine)) if with_section else []
     return look.score, sound.note, section
 
 
-def _look_at_track(file: Path, detector: Detector) -> list[str]:
+def _look_at_track(file: Path, detector: Detector, segments: SegmentConfig | None, deadline: float) -> list[str]:
     """The page's part on a video's sound, which no score rests on."""
     from debug.audio_page import sound_section, study_sound
     from debug.samples import SamplesPreparation, unpack_sound
-    from model.audio.detector import load_detector
+    from debug.segments_page import PLAIN, segments_section
     from model.audio.prepare import load_preparation
 
-    weights, title = default_weights(AUDIO), "<h3>Sound track</h3>"
+    title = "<h3>Sound track</h3>"
     try:
-        sound = unpack_sound(_read(file, SamplesPreparation(load_preparation(weights))))
-        look = study_sound(sound, load_detector(weights, detector.device))
+        sound = unpack_sound(_read(file, SamplesPreparation(load_preparation(default_weights(AUDIO))), deadline))
     except Unreadable as error:
         return [title, markup.paragraph(f"No score: {error}.")]
     apart = "Taken for speech, whatever it is; apart from the picture, whose score does not rest on it."
-    return [title, markup.paragraph(apart), *sound_section(look, AUDIO.genuine, words_of(look.score, AUDIO.genuine))]
+    parts, networks = [title, markup.paragraph(apart)], _load_sound_detector(detector.device)
+    if segments:
+        found = _score_along(file, networks, segments, deadline)
+        parts += [*segments_section(found, AUDIO, title="Along the whole sound track"), PLAIN]
+    try:
+        look = study_sound(sound, networks)
+    except Unreadable as error:
+        return [*parts, markup.paragraph(f"No score: {error}.")]
+    return [*parts, *sound_section(look, AUDIO.genuine, words_of(look.score, AUDIO.genuine))]
 
 
-def _read(file: Path, preparation: Preparation) -> np.ndarray:
+@functools.cache
+def _load_sound_detector(device: torch.device) -> AudioDetector:
+    from model.audio.detector import load_detector
+
+    return load_detector(default_weights(AUDIO), device)
+
+
+def _read(file: Path, preparation: Preparation, deadline: float) -> np.ndarray:
     """In a process of its own, which a broken decoder takes down alone. Raises: Unreadable."""
     with IsolatedPreparation(preparation) as read:
-        done = read(str(file))
+        done = read(str(file), deadline=deadline)
     if done.prepared is None:
         raise Unreadable(done.reason)
     return done.prepared.content

@@ -10,6 +10,7 @@ import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 BLUE, ORANGE, SKY, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#6b6b6b"
 CLASS_COLOURS = {"generated": VERMILION, "real": BLUE, "pristine": BLUE}
 CLASS_HATCHES = {"generated": "///", "real": "", "pristine": ""}
+
+_settings = Lock()  # Matplotlib's are those of the whole process
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -36,7 +39,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1rem; list-style: none; padd
 a { color: #005a8f; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); gap: .6rem; margin: 1rem 0; }
 .tile { border: 1px solid #ccc; border-radius: .5rem; padding: .5rem .7rem; }
-.tile b { display: block; font-size: 1.5rem; line-height: 1.3; }
+.tile b { display: block; font-size: 1.5rem; line-height: 1.3; overflow-wrap: anywhere; }
 .tile small { color: #555; display: block; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem;
   align-items: start; }
@@ -69,6 +72,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 details { margin: .4rem 0; } summary { cursor: pointer; color: #005a8f; }
 footer { margin-top: 3rem; color: #555; font-size: .85rem; overflow-wrap: anywhere; }
 @media (max-width: 30rem) { .strip figure { width: calc(50% - .2rem); } h1 { font-size: 1.35rem; }
+  .tile b { font-size: 1.2rem; }
   table { font-size: .8rem; } th, td { padding-right: .4rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } nav, summary { display: none; }
   .figures { grid-template-columns: 1fr 1fr; } h2, h3 { break-after: avoid; } .tile { break-inside: avoid; }
@@ -90,7 +94,7 @@ def figure(drawing: Figure, alternative: str, caption: str) -> str:
 
     buffer = io.BytesIO()
     # text stays text: small files, sharp print; fixed ids and no date: equal figures give equal pages
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+    with _settings, rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         drawing.savefig(buffer, format="svg", metadata={"Date": None})
     source = data_uri(buffer.getvalue(), "image/svg+xml")
     return (

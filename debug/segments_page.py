@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from debug import markup
 from debug.markup import CLASS_COLOURS, GREY
 from model.modality import GENERATED, Modality
@@ -9,13 +11,22 @@ from model.run.words import looked_at
 from model.segments import clock, generated_stretches, in_stretches
 from model.verdict import INCONCLUSIVE, Verdict, words_of
 
+PLAIN = "<h3>Without windows</h3>"  # above what else the page tells
 
-def segments_section(verdict: Verdict, modality: Modality) -> list[str]:
+
+def segments_section(verdict: Verdict, modality: Modality, *, title: str = "Along the whole file") -> list[str]:
     """HTML parts. verdict: with windows; none if nothing of the file could be read."""
     if not verdict.segments:
         return []
     told = in_stretches(verdict.segments) or "no stretch is generated"
-    parts = ["<h3>Along the whole file</h3>", markup.paragraph(f"{told}; {looked_at(verdict, modality)}.".capitalize())]
+    if verdict.score is not None:
+        told = f"{verdict.in_words} ({verdict.score:+.2f}): {told}"
+    parts = [
+        f"<h3>{markup.escape(title)}</h3>",
+        markup.paragraph(
+            "; ".join(filter(None, [told.capitalize(), looked_at(verdict, modality), verdict.note])) + "."
+        ),
+    ]
     if verdict.score is not None:
         parts.append(_curve(verdict, modality))
     rows = [
@@ -51,6 +62,8 @@ def _curve(verdict: Verdict, modality: Modality) -> str:
     axes.axhline(0, color="black", linewidth=0.8)
     reach = 1.1 * max(INCONCLUSIVE, *map(abs, scores))
     axes.set_ylim(-reach, reach)
+    ends = [one.end_seconds for one in verdict.segments if math.isfinite(one.end_seconds)]
+    axes.set_xlim(0, max(ends, default=None))
     axes.set_xlabel("time (s)")
     axes.set_ylabel("score (> 0: generated)")
     text = (

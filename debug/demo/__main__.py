@@ -18,8 +18,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to; default: %(default)s, this machine")
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s; 0: any that is free")
     parser.add_argument("--max-megabytes", type=int, default=200, metavar="N", help="of a file; default: %(default)s")
+    parser.add_argument("--max-seconds", type=float, default=120, metavar="S", help="for a file; default: %(default)s")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: CUDA if there is one")
     options = parser.parse_args(arguments)
+    if options.max_megabytes < 1 or not options.max_seconds > 0:
+        parser.error("--max-megabytes must be 1 or more, and --max-seconds above 0")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
     with tempfile.TemporaryDirectory(prefix="demo-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = os.path.join(folder, "uploads")
@@ -36,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         from model.weights import WeightsError
 
         try:
-            looker = Looker(device=options.device)
+            looker = Looker(device=options.device, max_seconds=options.max_seconds)
             looker.load(VIDEO)
         except (DeviceError, WeightsError) as error:
             log.error("%s", error)

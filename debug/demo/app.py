@@ -16,6 +16,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from debug.demo.look import Looker, framed, verdict_part
 from debug.words import PEOPLE_WARNING
+from model.config import available_cores
 
 TITLE = "Generated or real?"
 _INTRODUCTION = f"""# {TITLE}
@@ -26,6 +27,7 @@ Drop a video or a sound of speech, or record one. It is looked at on this machin
 """
 _FONT = ["system-ui", "sans-serif"]  # of the machine: Gradio's own come from elsewhere
 _WAITING = 8  # files in line; more are turned away
+_NOT_THERE = '<p class="looked">no score: another page had the same file deleted; drop it again</p>'
 _KEPT_SECONDS = 600  # of what can be downloaded
 # Nothing on the page may ask another machine for anything.
 _POLICY = (
@@ -91,8 +93,8 @@ def build_blocks(looker: Looker) -> gr.Blocks:
 
         for source, event in ((file, file.upload), (camera, camera.change), (voice, voice.change)):
             event(
-                look, source, [verdict, told, page, evidence], api_visibility="private", concurrency_limit=1,
-                concurrency_id="looks", show_progress_on=verdict,
+                look, source, [verdict, told, page, evidence], api_visibility="private", show_progress_on=verdict,
+                concurrency_id="looks", concurrency_limit=available_cores(),
             ).then(lambda: None, None, source, api_visibility="private", show_progress="hidden")  # fmt: skip
     return blocks.queue(max_size=_WAITING, api_open=False)
 
@@ -105,20 +107,29 @@ def _look(
     if path is None:  # a recording's widget was emptied: what is shown stays
         yield gr.skip()
         return
-    file = Path(path)
-    try:
-        with tempfile.TemporaryDirectory() as name:  # what is yielded, Gradio has copied when it comes back
-            folder = Path(name)
-            progress(0.1, desc="reading and scoring")
+    with tempfile.TemporaryDirectory() as name:  # what is yielded, Gradio has copied when it comes back
+        folder, deadline = Path(name), looker.deadline()
+        file = folder / Path(path).name
+        try:
+            os.link(path, file)  # of its own: Gradio gives equal files of two pages one place
+        except FileNotFoundError:
+            yield {verdict: _NOT_THERE}
+            return
+        try:
             yield {verdict: "", told: gr.update(visible=False), page: gr.update(visible=False), evidence: ""}
-            found = looker.score(file)
+            progress(0.1, desc="reading and scoring")  # after the yield, which hides it
+            found = looker.score(file, deadline)
             json_file = looker.write_json(file, found, folder)
             shown = verdict_part(file.name, found, looker.modality_of(file))
             yield {verdict: shown, told: gr.update(value=json_file, visible=True)}
             if found.score is None:
                 return
             progress(0.4, desc="looking for the evidence")
-            html_file = looker.write_page(file, folder)
-            yield {evidence: framed(html_file), page: gr.update(value=html_file, visible=True)}
-    finally:
-        file.unlink(missing_ok=True)
+            html_file = looker.write_page(file, folder, deadline)
+            if html_file is None:
+                yield {evidence: f'<p class="looked">No evidence: {looker.too_long}.</p>'}
+            else:
+                yield {evidence: framed(html_file), page: gr.update(value=html_file, visible=True)}
+        finally:
+            if os.path.exists(path) and os.path.samefile(path, file):  # not one that was dropped in the meantime
+                os.unlink(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from debug import markup
@@ -10,6 +12,7 @@ from debug.inspect_files import inspect
 from debug.words import explain_score
 from model.modality import Modality
 from model.run.files import FileDetector
+from model.run.isolated import TOO_LONG
 from model.run.words import looked_at, verdict_json
 from model.verdict import INCONCLUSIVE, Verdict
 
@@ -17,19 +20,33 @@ _REACH = 6.0  # of the scale that is drawn: one side 400 times as likely
 
 
 class Looker:
-    """Both detectors, each loaded at its first file."""
+    """Both detectors, each loaded at its first file. Any thread may call."""
 
-    def __init__(self, *, device: str | None = None) -> None:
-        """Raises: DeviceError: there is no such device."""
+    def __init__(self, *, device: str | None = None, max_seconds: float) -> None:
+        """max_seconds: on the clock, for a file's verdict and page. Raises: DeviceError: there is no such device."""
         self._files = FileDetector(device=device)
+        self._max_seconds = max_seconds
 
     def load(self, modality: Modality) -> None:
         """Now, not at its first file. Raises: WeightsError."""
         self._files.detector_of(f"a{min(modality.suffixes)}")
 
-    def score(self, file: Path) -> Verdict:
+    def deadline(self) -> float:
+        """Of a file that is looked at from now on; on time.monotonic()."""
+        return time.monotonic() + self._max_seconds
+
+    def score(self, file: Path, deadline: float) -> Verdict:
         """A file that cannot be used gets a verdict without a score."""
-        return self._files.score(file)
+        verdict = self._files.score(file, deadline=deadline)
+        return replace(verdict, note=self.too_long) if verdict.note == TOO_LONG else verdict
+
+    @property
+    def too_long(self) -> str:
+        """What to say of a file for which the time was too short."""
+        return (
+            f"looking at it took more than {self._max_seconds:g} s, the limit for one file; try a shorter or smaller"
+            " one, or start the page with a larger --max-seconds"
+        )
 
     def modality_of(self, file: Path) -> Modality:
         return self._files.modality_of(file)
@@ -41,11 +58,11 @@ class Looker:
         path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         return path
 
-    def write_page(self, file: Path, folder: Path) -> Path:
-        """As `script.py FILE --html` writes it."""
+    def write_page(self, file: Path, folder: Path, deadline: float) -> Path | None:
+        """As `script.py FILE --html` writes it; None: time was too short."""
         path = folder / f"{file.name}.html"
-        inspect([file], self._files.detector_of(file), page=path)
-        return path
+        (seen,) = inspect([file], self._files.detector_of(file), page=path, deadline=deadline)
+        return path if seen.reason != TOO_LONG else None
 
     def close(self) -> None:
         self._files.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,8 +29,10 @@ for _package, _remedy in (
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
+from debug.processes import process_tree
 from debug.toy_sounds import clip as sound
 from model import load_detector
+from model.config import available_cores
 from model.video.copies import encode
 from tests.clip_folder import render_frames
 
@@ -51,11 +56,26 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def served(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Its address, and the folder of its temporary files."""
-    folder = tmp_path_factory.mktemp("served")
-    command = [sys.executable, "-m", "debug.demo", "--port", "0", "--device", "cpu", "--max-megabytes", "1"]
+@dataclass(frozen=True)
+class Served:
+    """folder: of its temporary files."""
+
+    address: str
+    folder: Path
+    process: subprocess.Popen[str]
+
+    def signal_decoders(self, number: int) -> None:
+        for pid in process_tree(self.process.pid):
+            if b"model.run.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, number)
+
+    def still_there(self, content: bytes) -> list[Path]:
+        return [path for path in self.folder.rglob("*") if path.is_file() and path.read_bytes() == content]
+
+
+@contextlib.contextmanager
+def serve(repository: Path, folder: Path, *arguments: str) -> Iterator[Served]:
+    command = [sys.executable, "-m", "debug.demo", "--port", "0", "--device", "cpu", *arguments]
     environment = os.environ | {"TMPDIR": str(folder)}
     process = subprocess.Popen(command, cwd=repository, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -66,10 +86,16 @@ def served(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             break
     else:
         pytest.fail("".join(lines))
-    yield found[1], folder
+    yield Served(found[1], folder, process)
     process.terminate()
     process.communicate(timeout=60)
     assert not list(folder.glob("demo-*")), "nothing is left behind"
+
+
+@pytest.fixture(scope="module")
+def served(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serve(repository, tmp_path_factory.mktemp("served"), "--max-megabytes", "1") as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
@@ -80,25 +106,36 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(params=[1300, 420])
-def page(request: pytest.FixtureRequest, browser: Any, served: tuple[str, Path]) -> Iterator[Page]:
-    """The app opened, at a desk's width and a phone's. Nothing was asked of another machine."""
-    page = browser.new_page(viewport={"width": request.param, "height": 900})
+def page(request: pytest.FixtureRequest, browser: Any, served: Served) -> Iterator[Page]:
+    """The app opened, at a desk's width and a phone's."""
+    with opened(browser, served, width=request.param) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(browser: Any, served: Served, *, width: int = 1300) -> Iterator[Page]:
+    """Nothing was asked of another machine, and nothing failed in the page."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
     asked: list[str] = []
     failures: list[str] = []
     page.on("request", lambda one: asked.append(one.url))
     page.on("pageerror", lambda one: failures.append(str(one)))
-    page.goto(served[0])
+    page.goto(served.address)
     page.wait_for_selector("#file input[type=file]", state="attached", timeout=_PATIENCE)
     yield page
     hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
     page.close()
-    assert hosts == {urlsplit(served[0]).netloc}
+    assert hosts == {urlsplit(served.address).netloc}
     assert failures == [], "nothing that the page does is forbidden by its own policy"
 
 
 def _drop(page: Page, file: Path) -> str:
     """Returns the verdict's text, once it is about this file."""
     page.set_input_files("#file input[type=file]", file)
+    return _verdict_on(page, file)
+
+
+def _verdict_on(page: Page, file: Path) -> str:
     page.wait_for_selector(f"#verdict section:has-text('{file.name}')", timeout=_PATIENCE)
     return page.inner_text("#verdict section")
 
@@ -117,9 +154,7 @@ def _serious(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["camera", "drawn"])
-def test_a_video_gets_script_py_s_verdict_and_page(
-    name: str, page: Page, files: Path, served: tuple[str, Path]
-) -> None:
+def test_a_video_gets_script_py_s_verdict_and_page(name: str, page: Page, files: Path, served: Served) -> None:
     file = files / f"{name}.mp4"
     shown = _drop(page, file)
     told = json.loads(_download(page, "json"))
@@ -140,9 +175,7 @@ def test_a_video_gets_script_py_s_verdict_and_page(
     height = page.evaluate("document.querySelector('#evidence iframe').contentDocument.documentElement.scrollHeight")
     assert page.locator("#evidence iframe").bounding_box()["height"] >= height
     assert _serious(page) == []
-    content = file.read_bytes()
-    left = [path for path in served[1].rglob("*") if path.is_file() and path.read_bytes() == content]
-    assert not left, "the upload is deleted once it was looked at"
+    assert not served.still_there(file.read_bytes()), "the upload is deleted once it was looked at"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +197,38 @@ def test_a_sound_of_speech(page: Page, files: Path) -> None:
     assert _serious(page) == []
 
 
-def test_a_recorded_video(page: Page, served: tuple[str, Path]) -> None:
+@pytest.mark.skipif(available_cores() < 2, reason="one file a core, and there is one core")
+def test_a_file_that_hangs(repository: Path, browser: Any, files: Path, tmp_path: Path) -> None:
+    """Another page's gets its verdict meanwhile; its own page is told the limit, and what to do."""
+    with (
+        serve(repository, tmp_path, "--max-seconds", "30") as served,
+        opened(browser, served) as first,
+        opened(browser, served) as second,
+    ):
+        served.signal_decoders(signal.SIGSTOP)
+        first.set_input_files("#file input[type=file]", files / "camera.mp4")
+        first.get_by_text("reading and scoring").first.wait_for(timeout=_PATIENCE)
+        assert "score" in _drop(second, files / "drawn.mp4")
+        assert first.locator("#verdict section").count() == 0
+        shown = _verdict_on(first, files / "camera.mp4")
+        assert shown.startswith("no score") and "more than 30 s, the limit for one file" in shown
+        assert "--max-seconds" in shown and json.loads(_download(first, "json"))["status"] == "refused"
+
+
+def test_two_pages_with_the_same_file(browser: Any, served: Served, files: Path) -> None:
+    """Before, Gradio gave both one place, and the first to be done deleted it."""
+    file = files / "camera.mp4"
+    with opened(browser, served) as first, opened(browser, served) as second:
+        for page in (first, second):
+            page.set_input_files("#file input[type=file]", file)
+        for page in (first, second):
+            assert not _verdict_on(page, file).startswith("no score")
+            page.wait_for_selector("#evidence iframe", timeout=_PATIENCE)
+            page.wait_for_selector("#file input[type=file]", state="attached", timeout=_PATIENCE)
+        assert not served.still_there(file.read_bytes())
+
+
+def test_a_recorded_video(page: Page, served: Served) -> None:
     page.get_by_role("tab", name="Record a video").first.click()
     page.get_by_text("Click to Access Webcam").click()
     camera = page.locator("#camera")
@@ -176,11 +240,11 @@ def test_a_recorded_video(page: Page, served: tuple[str, Path]) -> None:
     page.wait_for_selector("#verdict section:has-text('.webm')", timeout=_PATIENCE)
     told = json.loads(_download(page, "json"))
     assert told["modality"] == "video" and told["score"] is not None and told["frames"] >= 2
-    assert str(served[1]) not in told["reason"], "where the file lay is nobody's business"
-    _wait_for_the_next(page, "#camera video[src]", served[1], "*.webm")
+    assert str(served.folder) not in told["reason"], "where the file lay is nobody's business"
+    _wait_for_the_next(page, "#camera video[src]", served.folder, "*.webm")
 
 
-def test_a_recorded_voice(page: Page, served: tuple[str, Path]) -> None:
+def test_a_recorded_voice(page: Page, served: Served) -> None:
     page.get_by_role("tab", name="Record a voice").first.click()
     microphone = page.locator("#microphone")
     microphone.get_by_role("button", name="Record").click()
@@ -191,7 +255,7 @@ def test_a_recorded_voice(page: Page, served: tuple[str, Path]) -> None:
     page.wait_for_selector("#verdict section:has-text('.wav')", timeout=_PATIENCE)
     told = json.loads(_download(page, "json"))
     assert told["modality"] == "audio" and told["score"] is not None and told["duration"] > 2
-    _wait_for_the_next(page, "#microphone audio[src]", served[1], "*.wav")
+    _wait_for_the_next(page, "#microphone audio[src]", served.folder, "*.wav")
 
 
 def _wait_for_the_next(page: Page, recording: str, folder: Path, kind: str) -> None:
@@ -213,9 +277,9 @@ def test_a_file_over_the_limit_is_turned_away(page: Page, tmp_path: Path) -> Non
     assert page.locator("#verdict section").count() == 0
 
 
-def test_other_names_are_not_answered(served: tuple[str, Path]) -> None:
+def test_other_names_are_not_answered(served: Served) -> None:
     """A web page elsewhere cannot reach the app through a name of its own (DNS rebinding)."""
     with pytest.raises(OSError, match="400"):
-        urlopen(Request(served[0], headers={"Host": "evil.example"}))
-    with urlopen(served[0]) as answer:
+        urlopen(Request(served.address, headers={"Host": "evil.example"}))
+    with urlopen(served.address) as answer:
         assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
