@@ -13,7 +13,7 @@ from debug.words import explain_score
 from model.modality import Modality
 from model.run.files import FileDetector
 from model.run.isolated import TOO_LONG
-from model.run.words import looked_at, verdict_json
+from model.run.words import looked_at, sound_line, verdict_json
 from model.verdict import INCONCLUSIVE, Verdict
 
 _REACH = 6.0  # of the scale that is drawn: one side 400 times as likely
@@ -24,7 +24,7 @@ class Looker:
 
     def __init__(self, *, device: str | None = None, max_seconds: float) -> None:
         """max_seconds: on the clock, for a file's verdict and page. Raises: DeviceError: there is no such device."""
-        self._files = FileDetector(device=device)
+        self._files = FileDetector(device=device, sound=True)
         self._max_seconds = max_seconds
 
     def load(self, modality: Modality) -> None:
@@ -61,7 +61,7 @@ class Looker:
     def write_page(self, file: Path, folder: Path, deadline: float) -> Path | None:
         """As `script.py FILE --html` writes it; None: time was too short."""
         path = folder / f"{file.name}.html"
-        (seen,) = inspect([file], self._files.detector_of(file), page=path, deadline=deadline)
+        (seen,) = inspect([file], self._files.detector_of(file), page=path, sound=True, deadline=deadline)
         return path if seen.reason != TOO_LONG else None
 
     def close(self) -> None:
@@ -83,6 +83,8 @@ def verdict_part(name: str, verdict: Verdict, modality: Modality) -> str:
         f"<p>{markup.escape(looked_at(verdict, modality))}; {verdict.seconds:.1f} s of work."
         f" {markup.escape(verdict.note)}</p>",
     ]
+    if verdict.sound is not None:
+        lines.append(f"<p>{markup.escape(sound_line(verdict, verdict.sound).strip())}</p>")
     return f'<section aria-label="Verdict" class="looked">{"".join(lines)}</section>'
 
 

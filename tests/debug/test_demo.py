@@ -161,7 +161,7 @@ def test_a_video_gets_script_py_s_verdict_and_page(name: str, page: Page, files:
     with load_detector("video", device="cpu") as detector:
         expected = detector.score(file)
     assert expected.score is not None and told["score"] == pytest.approx(expected.score, abs=0.01)
-    assert told["file"] == file.name
+    assert told["file"] == file.name and "no sound track" in told["sound"]["reason"]
     assert shown.startswith(expected.in_words) and f"score {told['score']:+.2f}" in shown
     page.wait_for_selector("#evidence iframe", timeout=_PATIENCE)
     inside = page.frame_locator("#evidence iframe")
@@ -241,6 +241,7 @@ def test_a_recorded_video(page: Page, served: Served) -> None:
     told = json.loads(_download(page, "json"))
     assert told["modality"] == "video" and told["score"] is not None and told["frames"] >= 2
     assert str(served.folder) not in told["reason"], "where the file lay is nobody's business"
+    assert told["sound"]["score"] is not None and "sound: " in page.inner_text("#verdict section")
     _wait_for_the_next(page, "#camera video[src]", served.folder, "*.webm")
 
 
