@@ -20,6 +20,7 @@ from ..modality import AUDIO, VIDEO, AnyPreparation, Detector, Modality, Prepare
 from ..segments import score_of_whole
 from ..text import shortened
 from ..verdict import REFUSED, UNREADABLE, Segment, Verdict, label_of
+from ..weights import read_ahead
 from .collect import reason_of, segment_of
 from .isolated import IsolatedPreparation
 from .parts import (
@@ -158,6 +159,7 @@ class FileDetector:
                 folder = own or default_weights(modality)
                 windows = self._segments
                 prepare = load_windows(modality, folder, windows) if windows else load_preparation(modality, folder)
+                read_ahead(folder)
                 workers = _Workers(prepare)
                 load = partial(self._load_networks, modality, folder)
                 self._loaded[modality.name] = _Loaded(modality, workers, load, Lock())
