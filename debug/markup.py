@@ -72,7 +72,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 details { margin: .4rem 0; } summary { cursor: pointer; color: #005a8f; }
 footer { margin-top: 3rem; color: #555; font-size: .85rem; overflow-wrap: anywhere; }
 @media (max-width: 30rem) { .strip figure { width: calc(50% - .2rem); } h1 { font-size: 1.35rem; }
-  .tile b { font-size: 1.2rem; }
+  .tile b { font-size: 1rem; }
   table { font-size: .8rem; } th, td { padding-right: .4rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } nav, summary { display: none; }
   .figures { grid-template-columns: 1fr 1fr; } h2, h3 { break-after: avoid; } .tile { break-inside: avoid; }

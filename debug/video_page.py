@@ -169,13 +169,15 @@ def _heat_figures(study: VideoLook, genuine: str) -> list[str]:
     colours = LinearSegmentedColormap.from_list(
         "classes", [CLASS_COLOURS[genuine], "white", CLASS_COLOURS["generated"]]
     )
-    mean = float(np.mean([values.mean() for _, values in study.maps]))
-    reach = max(0.5, *(float(np.abs(values - mean).max()) for _, values in study.maps))  # one scale for the clip
+    mean = float(np.mean([np.nanmean(values) for _, values in study.maps]))  # of a large frame not all is scored
+    reach = max(0.5, *(float(np.nanmax(np.abs(values - mean))) for _, values in study.maps))  # one scale for the clip
     figures = []
     for frame, values in study.maps:
         height, width = values.shape
         drawing, axes = new_figure(4.4 * min(1.6, height / width) + 0.5)
         axes.imshow(frame.pixels.mean(axis=2), cmap="gray", vmin=0, vmax=255)
+        top, left = np.unravel_index(int(np.nanargmax(values)), values.shape)
+        low, high = float(np.nanmin(values)) - mean, float(np.nanmax(values)) - mean
         apart = np.nan_to_num(values - mean)
         strength = 0.65 * np.sqrt(np.abs(apart) / reach)  # what is as the mean lets the frame through
         shown = axes.imshow(apart, cmap=colours, vmin=-reach, vmax=reach, alpha=strength)
@@ -183,9 +185,8 @@ def _heat_figures(study: VideoLook, genuine: str) -> list[str]:
         bar = drawing.colorbar(shown, ax=axes, orientation="horizontal", fraction=0.06, pad=0.02)
         bar.ax.tick_params(labelsize=8)
         bar.set_label(f"blue: more {genuine} than the clip's mean ({mean:+.1f}), vermilion: more generated", fontsize=8)
-        top, left = np.unravel_index(int(apart.argmax()), apart.shape)
         text = (
-            f"At {frame.seconds:.2f} s: from {apart.min():+.2f} to {apart.max():+.2f} around the clip's"
+            f"At {frame.seconds:.2f} s: from {low:+.2f} to {high:+.2f} around the clip's"
             f" mean of {mean:+.2f}, most generated at {left / width:.0%} from the left and {top / height:.0%} from the"
             " top."
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from debug import explain, inspect_files
-from debug.video_page import frame_strip, more_frames, study_clip
+from debug.video_page import VideoLook, frame_strip, more_frames, study_clip, video_section
 from debug.words import explain_score
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import VIDEO
@@ -102,6 +104,20 @@ def test_heat_map_shows_the_side_that_drives_the_score() -> None:
     resized = seen.features["resized"].mean()
     assert heat[0, 0] == pytest.approx((-1 + resized) / 2, abs=0.01)
     assert heat[-1, -1] == pytest.approx((255 / 128 - 1 + resized) / 2, abs=0.01)
+
+
+def test_the_map_of_a_frame_too_large_to_be_scored_everywhere() -> None:
+    """Before, its mean was no number, and the map showed nothing: seen with a camera's frames of 2880 x 2160."""
+    detector = Brightness()
+    look = explain.look_at_clip(make_clip(height=500, width=700), detector)  # type: ignore[arg-type]
+    heat = explain.heat_map(look, look.frames[0], detector, max_views=20)  # type: ignore[arg-type]
+    assert np.isnan(heat).any()
+    moments = (explain.Moment(0, 0.0, 0.5, True),)
+    parts = "".join(video_section(VideoLook(look, moments, ((look.frames[0], heat),)), "real", "generated"))
+    told = re.search(r"At 0.00 s: from (\S+) to (\S+) around the clip's mean of (\S+),", html.unescape(parts))
+    assert told is not None
+    low, high, mean = map(float, told.groups())
+    assert low < -0.3 and high > 0.3 and mean == pytest.approx(np.nanmean(heat), abs=0.01)
 
 
 def test_a_frame_smaller_than_a_view_has_one_value() -> None:
