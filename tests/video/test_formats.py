@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from debug.field_clips import X264, X265, Workshop, ffmpegs_frames, source
+from debug.field_clips import X264, X265, Workshop, source
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import VIDEO
 from model.video.reading import read_clip
+
+from .ffmpeg import ffmpegs_frames
 
 MPEG1 = ("-r", "25", "-c:v", "mpeg1video", "-g", "12")
 MPEG2 = ("-r", "25", "-c:v", "mpeg2video", "-g", "12")

@@ -10,21 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from debug.field_clips import (
-    PALETTE,
-    X264,
-    X265,
-    Workshop,
-    ffmpegs_frames,
-    source,
-    with_clean_aperture,
-    with_encryption,
-    without_later_parameter_sets,
-)
+from debug.field_clips import PALETTE, X264, X265, Workshop, source, with_clean_aperture
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import Refused
 from model.video.clip import Clip
 from model.video.reading import read_clip
+
+from .ffmpeg import ffmpegs_frames, with_encryption, without_later_parameter_sets
 
 LIMITS = LimitsConfig()
 

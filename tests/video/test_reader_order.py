@@ -15,22 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from debug.field_clips import (
-    PALETTE,
-    X264,
-    X265,
-    Workshop,
-    ffmpegs_frames,
-    source,
-    with_clean_aperture,
-    without_later_parameter_sets,
-)
+from debug.field_clips import PALETTE, X264, X265, Workshop, source, with_clean_aperture
 from debug.toy_clips import clip
 from model.config import LimitsConfig
 from model.video.header import read_header
 from model.video.reading import read_clip, reader_order
 from model.wheels import verified_wheel
 
+from .ffmpeg import ffmpegs_frames, without_later_parameter_sets
 from .test_reading import LIES, SAMPLING
 
 ROOT = Path(__file__).resolve().parents[2]
