@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -146,78 +147,54 @@ def _summary(
 def findings(
     rows: pd.DataFrame, overall: SplitMetrics, ours: SplitMetrics, classifiers: list[confounds.MetadataClassifier],
     *, known_clips: int = 0,
-) -> list[str]:  # fmt: skip
+) -> Iterator[str]:  # fmt: skip
     """What a reader should not miss, as boxes; warnings first. None of them rests on a single clip.
 
     ours: figures of the rows that the classifiers saw. known_clips: how many the weights learnt from.
     """
-    boxes = []
-    genuine = _genuine(rows)
+    warning, note = partial(markup.box, "warning"), partial(markup.box, "note")
     if known_clips:
-        boxes.append(
-            markup.box(
-                "warning",
-                f"{known_clips} of these clips were in the training.",
-                "By name and source. Scores of clips that the weights have seen say nothing about new ones.",
-            )
+        yield warning(
+            f"{known_clips} of these clips were in the training.",
+            "By name and source. Scores of clips that the weights have seen say nothing about new ones.",
         )
     strongest = max(classifiers, key=lambda c: c.balanced_accuracy, default=None)
     if strongest and strongest.balanced_accuracy > ours.balanced_accuracy - confounds.CLOSE:
-        boxes.append(
-            markup.box(
-                "warning",
-                "This test set gives the label away.",
-                f"Numbers of the file alone (such as size, rate, duration) reach a balanced accuracy of"
-                f" {strongest.balanced_accuracy:.3f} on unseen families ({strongest.name}); the submission has"
-                f" {ours.balanced_accuracy:.3f}. Trust figures on matched or post-processed clips more.",
-            )
+        yield warning(
+            "This test set gives the label away.",
+            f"Numbers of the file alone (such as size, rate, duration) reach a balanced accuracy of"
+            f" {strongest.balanced_accuracy:.3f} on unseen families ({strongest.name}); the submission has"
+            f" {ours.balanced_accuracy:.3f}. Trust figures on matched or post-processed clips more.",
         )
-    low = overall.intervals.get("generated_accuracy"), overall.intervals.get("genuine_accuracy")
-    if low[0] and low[1] and (low[0].high < low[1].low or low[1].high < low[0].low):
-        less, more = ("generated", genuine) if low[0].high < low[1].low else (genuine, "generated")
-        boxes.append(
-            markup.box(
-                "warning",
-                "The threshold favours one class.",
-                f"{overall.generated_accuracy:.2f} of generated but {overall.genuine_accuracy:.2f} of {genuine} clips"
-                f" are right, and the intervals do not meet: too many {less} clips are called {more}.",
-            )
+    generated, genuine = (overall.intervals.get(f"{side}_accuracy") for side in ("generated", "genuine"))
+    if generated and genuine and (generated.high < genuine.low or genuine.high < generated.low):
+        less, more = class_labels(rows["label"])[:: 1 if generated.high < genuine.low else -1]
+        yield warning(
+            "The threshold favours one class.",
+            f"{overall.generated_accuracy:.2f} of generated but {overall.genuine_accuracy:.2f} of {_genuine(rows)}"
+            f" clips are right, and the intervals do not meet: too many {less} clips are called {more}.",
         )
     if overall.best and overall.best.loss > 0.015 and "balanced_accuracy" in overall.intervals:
-        boxes.append(
-            markup.box(
-                "note",
-                "Balanced accuracy is lost at the threshold.",
-                f"{overall.best.loss:.3f} more would be had at {overall.best.threshold:+.2f} instead of 0, at most.",
-            )
+        yield note(
+            "Balanced accuracy is lost at the threshold.",
+            f"{overall.best.loss:.3f} more would be had at {overall.best.threshold:+.2f} instead of 0, at most.",
         )
     if "balanced_accuracy" not in overall.intervals and not math.isnan(overall.balanced_accuracy):
-        boxes.append(
-            markup.box(
-                "warning",
-                "Too few sources.",
-                f"A class has fewer than {MIN_SOURCES} sources: these figures tell nothing about others.",
-            )
+        yield warning(
+            "Too few sources.",
+            f"A class has fewer than {MIN_SOURCES} sources: these figures tell nothing about others.",
         )
     if count := int(rows["missing"].sum()):
-        boxes.append(markup.box("warning", f"{count} clips are missing from the submission.", "They count as wrong."))
+        yield warning(f"{count} clips are missing from the submission.", "They count as wrong.")
     if count := int(np.isinf(rows["score"]).sum()):
-        boxes.append(
-            markup.box(
-                "note",
-                f"{count} scores are infinite.",
-                "Figures show them at their edge; a single one on the wrong side makes Cllr infinite.",
-            )
+        yield note(
+            f"{count} scores are infinite.",
+            "Figures show them at their edge; a single one on the wrong side makes Cllr infinite.",
         )
     lost = _lost_sources(rows)
     if len(lost):
         names = ", ".join(f"{row.label} {row.source} {row.accuracy:.2f}" for row in lost.head(6).itertuples())
-        boxes.append(
-            markup.box(
-                "note", f"{len(lost)} sources are below one half, by more than chance.", f"Worst: {names}."
-            )
-        )  # fmt: skip
-    return boxes
+        yield note(f"{len(lost)} sources are below one half, by more than chance.", f"Worst: {names}.")
 
 
 def _lost_sources(rows: pd.DataFrame) -> pd.DataFrame:
@@ -232,17 +209,11 @@ def _sources(rows: pd.DataFrame) -> list[str]:
     bars = [
         figures.source_bars(accuracies[accuracies["label"] == label], label) for label in class_labels(rows["label"])
     ]
-    medians = rows[rows["score"].notna()].groupby(["label", "source"])["score"].median().to_dict()
+    medians = rows.groupby(["label", "source"])["score"].median()
     table = markup.table(
         ["class", "source", "clips", "accuracy", "median score"],
         [
-            (
-                row.label,
-                row.source,
-                row.num_clips,
-                f"{row.accuracy:.3f}",
-                _show(medians.get((row.label, row.source), math.nan), 2),
-            )
+            (row.label, row.source, row.num_clips, f"{row.accuracy:.3f}", _show(medians[row.label, row.source], 2))
             for row in accuracies.itertuples()
         ],
         numeric=(2, 3, 4),
@@ -386,7 +357,7 @@ def _fallbacks(parts: ReportParts) -> list[str]:
         )
     if len(lost):
         listing = [
-            (row.label, row.source, row.id, "", parts.fallbacks.get(row.id, "not in the submission"))
+            (row.label, row.source, row.id, "", "not in the submission")
             if row.missing
             else (row.label, row.source, row.id, row.pred, parts.fallbacks.get(row.id, ""))
             for row in lost.itertuples()

@@ -84,17 +84,12 @@ def metadata_classifiers(rows: pd.DataFrame, *, seed: int = 0) -> list[MetadataC
 
 def score_correlations(rows: pd.DataFrame) -> pd.DataFrame:
     """Spearman's rank correlation of score with each shortcut within each class: label x shortcut, NaN if undefined."""
-    table = {}
-    for label, group in rows[rows["score"].notna()].groupby("label"):
-        table[label] = {name: _spearman(group["score"], group[name]) for name in present_shortcuts(rows)}
+    columns = present_shortcuts(rows)
+    table = {
+        label: group[["score", *columns]].rank().corr("spearman", min_periods=3).loc[columns, "score"]
+        for label, group in rows[rows["score"].notna()].groupby("label")
+    }
     return pd.DataFrame(table).T
-
-
-def _spearman(first: pd.Series, second: pd.Series) -> float:
-    both = first.notna() & second.notna()
-    if both.sum() < 3 or first[both].nunique() < 2 or second[both].nunique() < 2:
-        return math.nan
-    return float(first[both].rank().corr(second[both].rank()))
 
 
 @dataclass(frozen=True)
@@ -117,11 +112,8 @@ def _rounded(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     digits = 1 - math.floor(math.log10(abs(value)))
-    return (
-        f"{round(value, digits):.{max(0, digits)}f}".rstrip("0").rstrip(".")
-        if digits > 0
-        else f"{round(value, digits):.0f}"
-    )
+    text = f"{round(value, digits):.{max(0, digits)}f}"
+    return text.rstrip("0").rstrip(".") if digits > 0 else text
 
 
 def accuracy_bands(rows: pd.DataFrame, column: str, *, num_bands: int = 5) -> list[Band]:

@@ -56,16 +56,14 @@ def mistake_section(mistakes: pd.DataFrame, media: Mapping[str, bytes | str], sh
 
 
 def fallback_reasons(rows: pd.DataFrame, media: Mapping[str, bytes | str], show: Show) -> dict[str, str]:
-    """Why each clip without a score has none, found by reading it again: id -> reason."""
+    """Why each clip of the submission without a score has none, found by reading it again: id -> reason."""
     reasons = {}
-    for row in rows.itertuples():
-        if row.missing:
-            reasons[row.id] = "not in the submission"
-        elif row.id not in media:
-            reasons[row.id] = "no score; the clip is not at hand to say why"
-        else:
-            try:
-                reasons[row.id] = f"no score, though {show.reading(media[row.id])}"
-            except Unreadable as error:
-                reasons[row.id] = str(error)
+    for clip_id in rows.loc[~rows["missing"], "id"]:
+        if clip_id not in media:
+            reasons[clip_id] = "no score; the clip is not at hand to say why"
+            continue
+        try:
+            reasons[clip_id] = f"no score, though {show.reading(media[clip_id])}"
+        except Unreadable as error:
+            reasons[clip_id] = str(error)
     return reasons
