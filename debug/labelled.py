@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import io
 import math
 import random
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -26,6 +27,7 @@ import av
 from tqdm import tqdm
 
 from debug.layouts import MediaFile, write_parquet
+from model.atomic import replace_file
 from model.modality import AUDIO, Modality
 from model.training.clips import LabelledDataError, Record, find_modality, labels_of, load_records
 
@@ -45,7 +47,6 @@ class LabelledRow:
     id: str
     anonymous: str
     split: str
-    variant: dict[str, str]  # operation, severity, original; empty text where unknown
 
 
 def build_ids(records: Sequence[Record], *, seed: int) -> list[str]:
@@ -114,28 +115,15 @@ def _in_turn(queues: Iterable[Sequence[Record]]) -> Iterator[Record]:
         yield from (record for record in layer if record is not None)
 
 
-def build_rows(
-    records: Sequence[Record], variants: dict[str, dict[str, str]], *, public_share: float, seed: int
-) -> list[LabelledRow]:
+def build_rows(records: Sequence[Record], *, public_share: float, seed: int) -> list[LabelledRow]:
     """Rows in a seeded order in which neither label nor source can be read off the position."""
     names = anonymise_sources(records, seed=seed)
     splits = assign_splits(records, public_share=public_share, seed=seed)
     rows = []
     for record, clip_id in zip(records, build_ids(records, seed=seed), strict=True):
         group = (record.label, record.source)
-        rows.append(LabelledRow(record, clip_id, names[group], splits[group], variants.get(record.file, {})))
+        rows.append(LabelledRow(record, clip_id, names[group], splits[group]))
     return sorted(rows, key=lambda row: row.id)
-
-
-def load_variants(clips: Path) -> dict[str, dict[str, str]]:
-    """file -> operation, severity, original, for manifests that have these columns."""
-    manifest = clips / "manifest.csv"
-    if not manifest.is_file():
-        return {}
-    with manifest.open(newline="", encoding="utf-8") as file:
-        return {
-            row["file"]: {column: row.get(column) or "" for column in _VARIANT_COLUMNS} for row in csv.DictReader(file)
-        }
 
 
 def probe(path: Path, modality: Modality) -> dict[str, object]:
@@ -181,14 +169,19 @@ def write_tables(rows: Sequence[LabelledRow], out: Path, modality: Modality) -> 
         solution.append({"id": row.id, "pred": record.label, "source": row.anonymous, "split": row.split})
         named = {"id": row.id, "file": record.file, "label": record.label, "source": record.source}
         placed = {"family": record.family, "anonymous": row.anonymous, "split": row.split}
-        key.append({**named, **placed, **row.variant, **probe(record.path, modality), "num_bytes": record.num_bytes})
-    for name, columns, table in (("solution.csv", SOLUTION_COLUMNS, solution), ("key.csv", KEY_COLUMNS, key)):
-        partial = out / f".{name}.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
-        partial.replace(out / name)
+        variant = {column: record.details.get(column) for column in _VARIANT_COLUMNS}
+        key.append({**named, **placed, **variant, **probe(record.path, modality), "num_bytes": record.num_bytes})
+    write_csv(out / "solution.csv", SOLUTION_COLUMNS, solution)
+    write_csv(out / "key.csv", KEY_COLUMNS, key)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """These columns of the rows, others left out; the file appears whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, text.getvalue().encode())
 
 
 def build_dataset(
@@ -210,7 +203,7 @@ def build_dataset(
         raise LabelledDataError(f"public share is {public_share}; it must be between 0 and 1")
     modality = find_modality(clips)
     records = select_records(load_records(clips, modality), limit=limit, sources=sources, seed=seed)
-    rows = build_rows(records, load_variants(clips), public_share=public_share, seed=seed)
+    rows = build_rows(records, public_share=public_share, seed=seed)
     if (out / "dataset").exists():
         if not force:
             raise LabelledDataError(f"{out / 'dataset'} exists; pass --force to replace it, or name another folder")

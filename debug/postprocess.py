@@ -15,20 +15,20 @@ import csv
 import hashlib
 import json
 import multiprocessing
-import os
 import random
-import shutil
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from debug.labelled import probe, select_records
+from debug.labelled import probe, select_records, write_csv
 from debug.ladders import FOUND, load_ladder
+from model.atomic import replace_file
 from model.config import available_cores
 from model.modality import VIDEO, Modality, Unreadable
 from model.training.clips import LabelledDataError, Record, find_modality, fingerprint, load_records
@@ -94,54 +94,37 @@ def process_clip(variant: Variant, out: str, seed: int, max_frames: int) -> str:
     The file appears under its name only when it is whole. Memory: the reader's limit on decoded bytes, a few times.
     """
     path = Path(out, variant.file)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     if variant.operation == FOUND:
-        shutil.copyfile(variant.record.path, partial)
-        partial.replace(path)
+        replace_file(path, variant.record.path.read_bytes())
         return ""
     name = f"{seed}:{variant.record.file}:{variant.operation}:{variant.severity}"
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
     process = load_ladder(variant.modality).process
     try:
-        content = process(variant.record.path, variant.operation, variant.severity, rng, max_frames)
+        replace_file(path, process(variant.record.path, variant.operation, variant.severity, rng, max_frames))
     except Unreadable as error:
         return str(error)
-    partial.write_bytes(content)
-    partial.replace(path)
     return ""
 
 
 def run_variants(variants: Sequence[Variant], out: Path, *, seed: int, max_frames: int, workers: int) -> dict[str, str]:
-    """Process what is not there yet, with a few jobs per worker under way. Returns file -> reason of failures."""
+    """Process what is not there yet. Returns file -> reason of failures."""
     waiting = [variant for variant in variants if not (out / variant.file).is_file()]
-    if len(waiting) < len(variants):
-        print(f"{len(variants) - len(waiting)} of {len(variants)} are there already", flush=True)
-    failures: dict[str, str] = {}
+    there = len(variants) - len(waiting)
+    if there:
+        print(f"{there} of {len(variants)} are there already", flush=True)
+    process = partial(process_clip, out=str(out), seed=seed, max_frames=max_frames)
     # spawn: a forked copy of a process with decoder threads can deadlock
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
-        tqdm(total=len(variants), initial=len(variants) - len(waiting), unit="file", smoothing=0.05) as progress,
-    ):
-        running: dict[Future[str], Variant] = {}
-        jobs = iter(waiting)
-        while True:
-            while len(running) < 3 * workers and (variant := next(jobs, None)) is not None:
-                running[pool.submit(process_clip, variant, str(out), seed, max_frames)] = variant
-            if not running:
-                return failures
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                variant = running.pop(future)
-                if reason := future.result():
-                    failures[variant.file] = reason
-                progress.update()
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        reasons = pool.map(process, waiting)
+        progress = tqdm(reasons, total=len(variants), initial=there, unit="file", smoothing=0.05)
+        return {variant.file: reason for variant, reason in zip(waiting, progress, strict=True) if reason}
 
 
 def write_manifest(variants: Sequence[Variant], out: Path, modality: Modality = VIDEO) -> int:
     """Name every variant that exists, and keep the lines of those that earlier commands made. Returns how many."""
-    manifest, partial = out / "manifest.csv", out / ".manifest.csv.partial"
+    manifest = out / "manifest.csv"
     planned = {variant.file for variant in variants}
     lines: list[dict[str, object]] = []
     if manifest.is_file():
@@ -153,11 +136,7 @@ def write_manifest(variants: Sequence[Variant], out: Path, modality: Modality = 
         step = {"operation": variant.operation, "severity": variant.severity, "original": record.file}
         lines.append({**named, **step})
     lines = [line for line in lines if (out / str(line["file"])).is_file()]
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, MANIFEST_COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**line, **probe(out / str(line["file"]), modality)} for line in lines)
-    partial.replace(manifest)
+    write_csv(manifest, MANIFEST_COLUMNS, ({**line, **probe(out / str(line["file"]), modality)} for line in lines))
     return len(lines)
 
 
@@ -177,9 +156,7 @@ def check_settings(out: Path, settings: dict[str, object]) -> None:
             )
         return
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / ".settings.json.partial"
-    partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, json.dumps(settings, indent=2).encode())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from debug.metric import MetricError, class_labels, load_csv
 from debug.report.build import ReportParts, build_page
 from debug.report.rows import build_rows, submission_from_scores
 from debug.report.scores import choose_columns, tables_from_scores
+from model.atomic import replace_file
 from model.modality import MODALITIES, Modality
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (MetricError, OSError) as error:
         print(f"error: {error}")
         return 2
-    partial = options.output.with_name(f".{options.output.name}.partial")
-    partial.write_text(build_page(parts), encoding="utf-8")
-    partial.replace(options.output)
+    replace_file(options.output, build_page(parts).encode())
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
     return 0
 

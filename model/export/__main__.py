@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
+from ..atomic import replace_file
 from ..modality import MODALITIES
 from ..run.inputs import InputError, OutputError, check_output
 from ..run.parts import default_weights
@@ -60,9 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not difference <= LARGEST_DIFFERENCE:
         log.error("%s; %g is allowed: nothing is written", told, LARGEST_DIFFERENCE)
         return 1
-    partial = options.output.with_name(f".{options.output.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, options.output)
+    replace_file(options.output, content)
     log.info("wrote %s (%.0f MB): %s", options.output, len(content) / 1e6, told)
     return 0
 

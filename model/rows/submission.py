@@ -10,7 +10,6 @@ import csv
 import json
 import logging
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..atomic import replace_file
 from ..modality import AUDIO, GENERATED, VIDEO, Modality
 from ..segments import in_stretches, segments_json
 from ..verdict import REFUSED, SCORED, UNREADABLE, Segment, prior_log_odds, probability
@@ -177,7 +177,7 @@ class ResultFile:
     def write(self) -> bool:
         """Replace the file. Returns whether it is on disk now."""
         try:
-            _replace_file(self.path, self.lines())
+            replace_file(self.path, (line.encode() for line in self.lines()))
         except OSError as error:
             if not self._trouble:
                 log.error("cannot write %s: %s; the last good file stays, trying again", self.path, error.strerror)
@@ -360,17 +360,3 @@ def as_written(text: str) -> str:
 def _field(text: str) -> str:
     """As csv.writer has it, but for a lone carriage return, which that leaves bare when lines end in a newline."""
     return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text
-
-
-def _replace_file(path: Path, lines: Iterable[str]) -> None:
-    """Write under a temporary name in the same folder, then rename: readers see the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

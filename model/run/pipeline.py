@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from ..atomic import replace_file
 from ..config import PipelineConfig, available_cores
 from ..modality import AnyPreparation
 from ..rows.dataset import ClipDataset
@@ -82,13 +83,7 @@ class RunStats:
         """As JSON: the fields, with `unscored`. Raises: OSError."""
         fallbacks = dict(self.fallbacks.most_common())  # `asdict` makes a counter of pairs of it
         text = json.dumps({**asdict(self), "fallbacks": fallbacks, "unscored": self.unscored}, indent=1)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_text(text + "\n", encoding="utf-8")
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        replace_file(path, f"{text}\n".encode())
 
 
 def run(

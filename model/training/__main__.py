@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..atomic import replace_file
 from ..config import available_cores
 from ..heads import Decision, merge_heads, side_by_side
 from ..modality import MODALITIES
 from . import cache, protocol
 from .clips import LabelledDataError, Record, assign_folds, fingerprint, load_records
-from .export import WEIGHTS_NAME, export_weights, replace_file
+from .export import WEIGHTS_NAME, export_weights
 from .features import choose_backend, load_features
 from .recipe import AS_FOUND, Recipe
 from .record import container_only_scores, family_recalls, summarise, write_scores

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from ..atomic import replace_file
 from ..heads import Decision, to_arrays
 from ..quantised import pack
 from ..weights import FORMAT_VERSION, MANIFEST_NAME, to_tensors
@@ -76,10 +76,3 @@ def store(
         else:
             stored[name] = tensor.contiguous()
     return stored
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from .. import metric
+from ..atomic import replace_file
 from ..modality import GENERATED
 from .clips import Record, balanced_weights
 from .recipe import Container
@@ -114,11 +115,6 @@ def write_scores(path: Path, records: Sequence[Record], folds: np.ndarray, score
 
     Scores have all their digits: rounded to four, one became 0.0000 and changed sides.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file", "label", "source", "family", "fold", *(f"score_{name}" for name in scores)])
-        for index, record in enumerate(records):
-            values = ["" if np.isnan(column[index]) else repr(float(column[index])) for column in scores.values()]
-            writer.writerow([record.file, record.label, record.source, record.family, int(folds[index]), *values])
-    temporary.replace(path)
+    names = {name: [getattr(record, name) for record in records] for name in ("file", "label", "source", "family")}
+    table = pd.DataFrame({**names, "fold": folds, **{f"score_{name}": column for name, column in scores.items()}})
+    replace_file(path, table.to_csv(index=False).encode())
