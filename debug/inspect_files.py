@@ -12,24 +12,25 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from debug import markup
+from debug.segments_page import PLAIN, segments_section
+from debug.whole import read_isolated
 from debug.words import PEOPLE_WARNING
+from model.atomic import replace_file
 from model.config import LimitsConfig, SamplingConfig, SegmentConfig
-from model.modality import AUDIO, MODALITIES, VIDEO, Modality, Preparation, Unreadable
+from model.modality import AUDIO, MODALITIES, VIDEO, Modality, Unreadable
 from model.run.inputs import InputError, find_files
 from model.run.isolated import IsolatedPreparation
 from model.run.parts import default_weights
+from model.run.words import verdict_line
 from model.segments import in_stretches
-from model.verdict import Verdict as WindowsVerdict
-from model.verdict import label_of, words_of
+from model.verdict import Verdict, label_of, words_of
 
 if TYPE_CHECKING:
     import torch
@@ -39,17 +40,6 @@ if TYPE_CHECKING:
     from model.video.detector import VideoDetector
 
 PAGE_SECONDS = 3.0  # of the networks' work for the page, a clip
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What script.py would write for this file."""
-
-    path: Path
-    pred: str  # "generated", "real" or "pristine", or empty if the file cannot be scored
-    score: float | None  # log-likelihood ratio, > 0 means generated
-    reason: str  # why there is no score, or what was lost on the way
-    seconds: float
 
 
 def inspect(
@@ -64,6 +54,7 @@ def inspect(
     """
     if page:
         require_matplotlib()
+    modality = modality_of(detector)
     verdicts: list[Verdict] = []
     sections: list[list[str]] = []
     for number, file in enumerate(files, start=1):
@@ -71,16 +62,16 @@ def inspect(
             print(f"page: {number} of {len(files)}, {file}", file=sys.stderr)
         verdict, section = _look(file, detector, deadline, with_section=page is not None)
         if segments:
-            verdict, section = _look_along(verdict, section, detector, segments, deadline)
-        print(format_verdict(verdict), flush=True)
-        if page and sound and modality_of(detector) == VIDEO:
+            found = _score_along(file, detector, segments, deadline)
+            verdict = replace(found, seconds=verdict.seconds + found.seconds)
+            section = [*segments_section(found, modality), PLAIN, *section]
+        print(verdict_line(str(file), verdict, modality), flush=True)
+        if page and sound and modality == VIDEO:
             section = [*section, *_look_at_track(file, detector, segments, deadline)]
         verdicts.append(verdict)
         sections.append(section)
     if page:
-        partial = page.with_name(f".{page.name}.partial")
-        partial.write_text(_build_page(verdicts, sections, detector), encoding="utf-8")
-        partial.replace(page)
+        replace_file(page, _build_page(files, verdicts, sections, detector).encode())
         print(f"wrote {page}")
     return verdicts
 
@@ -97,26 +88,13 @@ def _look(file: Path, detector: Detector, deadline: float, *, with_section: bool
     look_at = _look_at_sound if modality == AUDIO else _look_at_video
     started = time.monotonic()
     try:
-        score, note, section = look_at(file, detector, deadline, with_section)  # type: ignore[arg-type]
+        verdict, section = look_at(file, detector, deadline, with_section)  # type: ignore[arg-type]
     except Unreadable as error:
-        verdict = Verdict(file, "", None, str(error), time.monotonic() - started)
-        return verdict, [markup.box("warning", "No score.", str(error))]
-    return Verdict(file, label_of(score, modality.genuine), score, note, time.monotonic() - started), section
+        verdict, section = Verdict("", None, 0, str(error)), [markup.box("warning", "No score.", str(error))]
+    return replace(verdict, seconds=time.monotonic() - started), section
 
 
-def _look_along(
-    plain: Verdict, section: list[str], detector: Detector, segments: SegmentConfig, deadline: float
-) -> tuple[Verdict, list[str]]:
-    """What windows say, before what the page says of the plain score."""
-    from debug.segments_page import PLAIN, segments_section
-
-    found = _score_along(plain.path, detector, segments, deadline)
-    note = ", ".join(filter(None, [in_stretches(found.segments), found.note]))
-    verdict = Verdict(plain.path, found.label, found.score, note, plain.seconds + found.seconds)
-    return verdict, [*segments_section(found, modality_of(detector)), PLAIN, *section]
-
-
-def _score_along(file: Path, detector: Detector, segments: SegmentConfig, deadline: float) -> WindowsVerdict:
+def _score_along(file: Path, detector: Detector, segments: SegmentConfig, deadline: float) -> Verdict:
     """With its windows."""
     from model.run.files import score_windows
     from model.run.parts import load_windows
@@ -130,47 +108,54 @@ def _score_along(file: Path, detector: Detector, segments: SegmentConfig, deadli
 
 def _look_at_video(
     file: Path, detector: VideoDetector, deadline: float, with_section: bool
-) -> tuple[float, str, list[str]]:
-    """(score, what was lost, the page's part). Raises: Unreadable."""
+) -> tuple[Verdict, list[str]]:
+    """The verdict without its time, and the page's part. Raises: Unreadable."""
     from debug.explain import look_at_clip
     from debug.video_page import more_frames, study_clip, video_section
-    from model.video.prepare import FramesPreparation, VideoPreparation, unpack_clip
+    from model.video.clip import Clip
+    from model.video.prepare import VideoPreparation
 
     preparation = VideoPreparation(SamplingConfig(), LimitsConfig(), detector.view_config)
-    clip = unpack_clip(_read(file, FramesPreparation(preparation), deadline))
-    if not with_section:
-        return look_at_clip(clip, detector).score, clip.note, []
-    more = unpack_clip(_read(file, FramesPreparation(more_frames(preparation)), deadline))
-    study = study_clip(clip, more, detector, seconds=PAGE_SECONDS)
-    words = words_of(study.look.score, VIDEO.genuine)
-    return study.look.score, clip.note, video_section(study, VIDEO.genuine, words)
+    clip, section = read_isolated(file, preparation, Clip, deadline), []
+    if with_section:
+        more = read_isolated(file, more_frames(preparation), Clip, deadline)
+        study = study_clip(clip, more, detector, seconds=PAGE_SECONDS)
+        score = study.look.score
+        section = video_section(study, VIDEO.genuine, words_of(score, VIDEO.genuine))
+    else:
+        score = look_at_clip(clip, detector).score
+    return Verdict(
+        label_of(score, VIDEO.genuine), score, 0, clip.note, duration_seconds=clip.duration_seconds,
+        num_frames=clip.num_frames, num_places=len(clip.runs),
+    ), section  # fmt: skip
 
 
 def _look_at_sound(
     file: Path, detector: AudioDetector, deadline: float, with_section: bool
-) -> tuple[float, str, list[str]]:
+) -> tuple[Verdict, list[str]]:
     """The same of a sound."""
     from debug.audio_page import sound_section, study_sound
-    from debug.samples import SamplesPreparation, unpack_sound
     from model.audio.prepare import AudioPreparation
+    from model.audio.reading import Sound
 
-    preparation = AudioPreparation(LimitsConfig(), detector.view_config)
-    sound = unpack_sound(_read(file, SamplesPreparation(preparation), deadline))
+    sound = read_isolated(file, AudioPreparation(LimitsConfig(), detector.view_config), Sound, deadline)
     look = study_sound(sound, detector)
     section = sound_section(look, AUDIO.genuine, words_of(look.score, AUDIO.genuine)) if with_section else []
-    return look.score, sound.note, section
+    return Verdict(
+        label_of(look.score, AUDIO.genuine), look.score, 0, sound.note, duration_seconds=sound.duration_seconds,
+        num_frames=sound.num_read,
+    ), section  # fmt: skip
 
 
 def _look_at_track(file: Path, detector: Detector, segments: SegmentConfig | None, deadline: float) -> list[str]:
     """The page's part on a video's sound, which no score rests on."""
     from debug.audio_page import sound_section, study_sound
-    from debug.samples import SamplesPreparation, unpack_sound
-    from debug.segments_page import PLAIN, segments_section
     from model.audio.prepare import load_preparation
+    from model.audio.reading import Sound
 
     title = "<h3>Sound track</h3>"
     try:
-        sound = unpack_sound(_read(file, SamplesPreparation(load_preparation(default_weights(AUDIO))), deadline))
+        sound = read_isolated(file, load_preparation(default_weights(AUDIO)), Sound, deadline)
     except Unreadable as error:
         return [title, markup.paragraph(f"No score: {error}.")]
     apart = "Taken for speech, whatever it is; apart from the picture, whose score does not rest on it."
@@ -192,26 +177,10 @@ def _load_sound_detector(device: torch.device) -> AudioDetector:
     return load_detector(default_weights(AUDIO), device)
 
 
-def _read(file: Path, preparation: Preparation, deadline: float) -> np.ndarray:
-    """In a process of its own, which a broken decoder takes down alone. Raises: Unreadable."""
-    with IsolatedPreparation(preparation) as read:
-        done = read(str(file), deadline=deadline)
-    if done.prepared is None:
-        raise Unreadable(done.reason)
-    return done.prepared.content
-
-
 def modality_of(detector: Detector) -> Modality:
     """As its manifest says; video where it has none."""
     manifest = getattr(detector, "manifest", None)
     return VIDEO if manifest is None else MODALITIES[manifest.modality]
-
-
-def format_verdict(verdict: Verdict) -> str:
-    if verdict.score is None:
-        return f"no score          {verdict.path}: {verdict.reason}"
-    note = f" ({verdict.reason})" if verdict.reason else ""
-    return f"{verdict.pred:<9} {verdict.score:+7.2f}  {verdict.path}, {verdict.seconds:.1f} s{note}"
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -229,7 +198,9 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _build_page(verdicts: Sequence[Verdict], sections: Sequence[list[str]], detector: Detector) -> str:
+def _build_page(
+    files: Sequence[Path], verdicts: Sequence[Verdict], sections: Sequence[list[str]], detector: Detector
+) -> str:
     """The table of all files first, then a section for each."""
     modality = modality_of(detector)
     noun = {VIDEO: "video", AUDIO: "sound"}[modality] + "s" * (len(verdicts) != 1)
@@ -239,13 +210,13 @@ def _build_page(verdicts: Sequence[Verdict], sections: Sequence[list[str]], dete
         f" than 1.1 is inconclusive. The {evidence} alone decide."
     )
     page = markup.Page(f"A look at {len(verdicts)} {noun}", lead, _describe_weights(detector))
-    names = short_names([verdict.path for verdict in verdicts])
+    names = short_names(files)
     rows = [
         (
             name,
-            words_of(verdict.score, modality.genuine),
+            verdict.in_words,
             "" if verdict.score is None else f"{verdict.score:+.2f}",
-            verdict.reason,
+            ", ".join(filter(None, [in_stretches(verdict.segments), verdict.note])),
         )
         for name, verdict in zip(names, verdicts, strict=True)
     ]

@@ -62,7 +62,7 @@ class Looker:
         """As `script.py FILE --html` writes it; None: time was too short."""
         path = folder / f"{file.name}.html"
         (seen,) = inspect([file], self._files.detector_of(file), page=path, sound=True, deadline=deadline)
-        return path if seen.reason != TOO_LONG else None
+        return path if seen.note != TOO_LONG else None
 
     def close(self) -> None:
         self._files.close()

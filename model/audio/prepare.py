@@ -46,7 +46,7 @@ class AudioPreparation:
             sound.num_read, content.nbytes // (2 * self.views.window_samples),
         )  # fmt: skip
 
-    def read(self, source: bytes | str) -> Sound:
+    def read(self, source: bytes | str, attempt: int = 0) -> Sound:
         """The samples that windows are cut from. Raises: Unreadable."""
         return read_sound(source, self.limits)
 

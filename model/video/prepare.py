@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +15,6 @@ from ..weights import load_manifest
 from .clip import Clip
 from .reading import READERS, Reader, read_clip
 from .views import BarConfig, ViewConfig, cut_views, trim_bars
-
-_LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 1 << 20
 
 
 def load_preparation(weights: Path, limits: LimitsConfig | None = None) -> VideoPreparation:
@@ -73,50 +68,3 @@ class VideoPreparation:
         runs: uint8 RGB, (T_i, H, W, 3) each, with black bars if they have any.
         """
         return cut_views(trim_bars(runs, self.bars), self.views)
-
-
-@dataclass(frozen=True)
-class FramesPreparation:
-    """A `modality.Preparation` whose content is the frames themselves, for `unpack_clip`: what a page shows."""
-
-    video: VideoPreparation
-
-    @property
-    def limits(self) -> LimitsConfig:
-        return self.video.limits
-
-    @property
-    def max_bytes(self) -> int:
-        return self.video.limits.max_decoded_bytes + _MAX_HEADER_BYTES
-
-    @property
-    def attempts(self) -> int:
-        return self.video.attempts
-
-    def __call__(self, source: bytes | str, attempt: int = 0) -> Prepared:
-        """Raises: Unreadable."""
-        clip = self.video.read(source, attempt)
-        header = json.dumps(
-            {
-                "shapes": [run.shape for run in clip.runs],
-                "pts_seconds": [pts.tolist() for pts in clip.pts_seconds],
-                "decoder": clip.decoder,
-                "note": clip.note,
-                "duration_seconds": clip.duration_seconds,
-            }
-        ).encode()
-        parts = [np.frombuffer(len(header).to_bytes(_LENGTH_BYTES, "little") + header, np.uint8)]
-        return Prepared(np.concatenate([*parts, *(run.reshape(-1) for run in clip.runs)]), clip.decoder, clip.note)
-
-
-def unpack_clip(content: np.ndarray) -> Clip:
-    """Undo the packing of `FramesPreparation`. content: uint8 (n,). Raises: ValueError, KeyError: it is none."""
-    start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES].tobytes(), "little")
-    header = json.loads(content[_LENGTH_BYTES:start].tobytes())
-    runs = []
-    for shape in header["shapes"]:
-        size = math.prod(shape)
-        runs.append(content[start : start + size].reshape(shape))
-        start += size
-    stamps = tuple(np.array(pts, np.float64) for pts in header["pts_seconds"])
-    return Clip(tuple(runs), stamps, header["decoder"], header["note"], header["duration_seconds"])

@@ -181,16 +181,12 @@ def test_inspect_prints_verdicts_and_writes_the_page(videos: Path, capsys: pytes
     page = videos.parent / "page.html"
     files = find_files([str(videos)], VIDEO).files
     verdicts = inspect_files.inspect(files, Brightness(), page=page)  # type: ignore[arg-type]
-    assert [(v.path.name, v.pred) for v in verdicts] == [
-        ("bright.mkv", "generated"),
-        ("broken.mp4", ""),
-        ("dark.mkv", "real"),
-    ]
+    assert [verdict.label for verdict in verdicts] == ["generated", "", "real"]
     assert verdicts[1].score is None
-    assert "not a readable video" in verdicts[1].reason
+    assert "not a readable video" in verdicts[1].note
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("generated   +0.")
-    assert lines[1].startswith("no score ")
+    assert lines[0].startswith("inconclusive  +0.") and "bright.mkv: looked at 1 place of 1.0 s" in lines[0]
+    assert lines[1].startswith("no score ") and "broken.mp4: not a readable video" in lines[1]
     assert lines[-1] == f"wrote {page}"
     text = page.read_text(encoding="utf-8")
     assert text.index("<table>") < text.index("<h2>bright.mkv</h2>"), "the table comes first"

@@ -15,8 +15,9 @@ from debug import benchmark_speech, inspect_files, labelled, postprocess
 from debug.audio_page import envelope, sound_section, spectrogram, study_sound
 from debug.ladders import load_ladder
 from debug.report.__main__ import main as report
-from debug.samples import SamplesPreparation, unpack_sound
+from debug.whole import WholePreparation, unpack
 from model.audio.prepare import AudioPreparation
+from model.audio.reading import Sound
 from model.audio.views import WINDOWS, ViewConfig, split_windows
 from model.modality import AUDIO
 from tests.sound_folder import SOURCES, make_sound_folder
@@ -104,9 +105,9 @@ def test_a_spectrogram_shows_a_tone_where_it_is() -> None:
 def test_samples_pass_through_the_worker_unchanged(sounds: Path) -> None:
     preparation = AudioPreparation()
     for file in sorted(sounds.rglob("*.*")):
-        packed = SamplesPreparation(preparation)(str(file))
-        assert len(packed.content) <= SamplesPreparation(preparation).max_bytes
-        sound, expected = unpack_sound(packed.content), preparation.read(str(file))
+        packed = WholePreparation(preparation)(str(file))
+        assert len(packed.content) <= WholePreparation(preparation).max_bytes
+        sound, expected = unpack(packed.content, Sound), preparation.read(str(file))
         np.testing.assert_array_equal(sound.samples, expected.samples)
         assert (sound.rate, sound.num_read, sound.note) == (expected.rate, expected.num_read, expected.note)
 
@@ -120,7 +121,7 @@ def test_a_page_on_sounds(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "broken.mp3").write_bytes(b"no sound")
     files = [*sorted(sounds.rglob("*.*"))[:2], tmp_path / "broken.mp3"]
     verdicts = inspect_files.inspect(files, Heard(), page=tmp_path / "page.html")  # type: ignore[arg-type]
-    assert [verdict.pred for verdict in verdicts[:2]] == [
+    assert [verdict.label for verdict in verdicts[:2]] == [
         "generated" if (verdict.score or 0) > 0 else "pristine" for verdict in verdicts[:2]
     ]
     assert verdicts[2].score is None
