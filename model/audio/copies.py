@@ -18,9 +18,10 @@ import av
 import numpy as np
 from scipy import signal
 
+from .reading import SAMPLE_RATE, run_filters
+
 Operation = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
-SAMPLE_RATE = 16_000
 CODED, LAUNDERED = "codec", "laundered"  # copies of tasks 2 and 3
 VARIANTS = (CODED, LAUNDERED)
 SEVERITIES = (1, 2, 3)
@@ -173,13 +174,13 @@ def speed(samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.nd
 
 def tempo(samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """Faster or slower at the same pitch (FFmpeg's overlap and add)."""
-    return run_filters(samples, [("atempo", f"{_factor(severity, rng):.4f}")])
+    return _filtered(samples, "atempo", f"{_factor(severity, rng):.4f}")
 
 
 def pitch(samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """Higher or lower at the same tempo."""
     factor = _factor(severity, rng)
-    return run_filters(resample(samples, round(100 * factor), 100), [("atempo", f"{1 / factor:.4f}")])
+    return _filtered(resample(samples, round(100 * factor), 100), "atempo", f"{1 / factor:.4f}")
 
 
 def _factor(severity: int, rng: np.random.Generator) -> float:
@@ -221,7 +222,7 @@ def clip(samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.nda
 def denoise(samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """Noise reduction by spectral subtraction (FFmpeg's afftdn)."""
     reduction = float(rng.uniform(*{1: (6, 12), 2: (12, 25), 3: (25, 50)}[severity]))
-    return run_filters(samples, [("afftdn", f"nr={reduction:.1f}:nf=-40")])
+    return _filtered(samples, "afftdn", f"nr={reduction:.1f}:nf=-40")
 
 
 def _soft_clip(samples: np.ndarray, severity: int) -> np.ndarray:
@@ -249,25 +250,10 @@ def _filter(samples: np.ndarray, low: float, high: float, *, order: int) -> np.n
     return signal.sosfilt(sections, samples).astype(np.float32)
 
 
-def run_filters(samples: np.ndarray, filters: list[tuple[str, str]]) -> np.ndarray:
-    """float32 (N,) at 16 kHz through FFmpeg's filters: [(name, arguments), ...]."""
-    graph = av.filter.Graph()
-    source = graph.add_abuffer(format="flt", sample_rate=SAMPLE_RATE, layout="mono", time_base=Fraction(1, SAMPLE_RATE))
-    last = graph.add("aformat", f"sample_fmts=flt:sample_rates={SAMPLE_RATE}:channel_layouts=mono")
-    chain = [source, *(graph.add(name, arguments) for name, arguments in filters), last, graph.add("abuffersink")]
-    for left, right in itertools.pairwise(chain):
-        left.link_to(right)
-    graph.configure()
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32)[None], "flt", "mono")
-    frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, Fraction(1, SAMPLE_RATE), 0
-    graph.push(frame)
-    graph.push(None)
-    parts = []
-    while True:
-        try:
-            parts.append(graph.pull().to_ndarray()[0])
-        except (EOFError, BlockingIOError):
-            return np.concatenate(parts)
+def _filtered(samples: np.ndarray, name: str, arguments: str) -> np.ndarray:
+    """Through one of FFmpeg's filters."""
+    last = "aformat", f"sample_fmts=flt:sample_rates={SAMPLE_RATE}:channel_layouts=mono"
+    return run_filters(samples, SAMPLE_RATE, [(name, arguments), last])
 
 
 CODEC_OPERATIONS: dict[str, Operation] = {name: _codec_operation(name) for name in CODECS} | {"rate": rate}

@@ -12,7 +12,7 @@ import io
 import itertools
 import logging
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -237,15 +237,17 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     """float32 (N,) at `rate` -> float32 at 16 kHz, the first sample at the same time."""
     if rate == SAMPLE_RATE or not len(samples):
         return samples
+    return run_filters(samples, rate, [("aresample", _RESAMPLER)])
+
+
+def run_filters(samples: np.ndarray, rate: int, filters: Sequence[tuple[str, str]]) -> np.ndarray:
+    """float32 mono (N,) at `rate` through FFmpeg's filters, (name, arguments) each: float32, at the last one's rate."""
     graph = av.filter.Graph()
-    chain = [
+    graph.link_nodes(
         graph.add_abuffer(format="flt", sample_rate=rate, layout="mono", time_base=Fraction(1, rate)),
-        graph.add("aresample", _RESAMPLER),
+        *(graph.add(name, arguments) for name, arguments in filters),
         graph.add("abuffersink"),
-    ]
-    for left, right in itertools.pairwise(chain):
-        left.link_to(right)
-    graph.configure()
+    ).configure()
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32)[None], "flt", "mono")
     frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
     graph.push(frame)
@@ -253,7 +255,6 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     parts: list[np.ndarray] = []
     while True:
         try:
-            part = graph.pull()
+            parts.append(graph.pull().to_ndarray().reshape(-1).astype(np.float32))
         except (EOFError, BlockingIOError):
             return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-        parts.append(part.to_ndarray().reshape(-1).astype(np.float32))

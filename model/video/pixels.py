@@ -96,11 +96,8 @@ def _build_graph(frame: av.VideoFrame, crop: Crop, matrix: Sequence[int] | None)
         top, bottom, left, right = crop
         names.insert(0, ("crop", f"w=iw-{left}-{right}:h=ih-{top}-{bottom}:x={left}:y={top}"))
     names += [("scale", "flags=bicubic:interl=0"), ("format", "rgb24"), ("buffersink", "")]
-    filters = [
+    graph.link_nodes(
         graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)),
         *(graph.add(name, arguments or None) for name, arguments in names),
-    ]
-    for left_filter, right_filter in itertools.pairwise(filters):
-        left_filter.link_to(right_filter)
-    graph.configure()
+    ).configure()
     return graph
