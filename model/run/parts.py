@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import LimitsConfig, SegmentConfig
-from ..modality import AUDIO, MODALITIES, VIDEO, AnyPreparation, Detector, Modality, Preparation
+from ..modality import AUDIO, MODALITIES, AnyPreparation, Detector, Modality, Preparation
 
 if TYPE_CHECKING:
     import torch
@@ -45,42 +46,31 @@ def modality_of_file(name: str) -> Modality | None:
     return next((modality for modality in MODALITIES.values() if suffix in modality.suffixes), None)
 
 
+def _module(modality: Modality, name: str) -> Any:
+    """Of the modality's package; both have modules of the same names."""
+    return importlib.import_module(f"..{modality.name}.{name}", __package__)
+
+
 def load_preparation(modality: Modality, weights: Path, limits: LimitsConfig | None = None) -> Preparation:
     """As the manifest in `weights` says. Imports no torch. Raises: WeightsError."""
-    if modality is AUDIO:
-        from ..audio.prepare import load_preparation as load_audio
-
-        return load_audio(weights, limits)
-    assert modality is VIDEO
-    from ..video.prepare import load_preparation as load_video
-
-    return load_video(weights, limits)
+    return _module(modality, "prepare").load_preparation(weights, limits)
 
 
 def load_windows(modality: Modality, weights: Path, config: SegmentConfig) -> AnyPreparation:
     """The same in windows over a file's whole length."""
+    preparation: Any = load_preparation(modality, weights)
     if modality is AUDIO:
         from ..audio.prepare import AudioSegments
-        from ..audio.prepare import load_preparation as load_audio
 
-        return AudioSegments(load_audio(weights), config)
-    assert modality is VIDEO
-    from ..video.prepare import load_preparation as load_video
+        return AudioSegments(preparation, config)
     from ..video.windows import VideoSegments
 
-    return VideoSegments(load_video(weights), config)
+    return VideoSegments(preparation, config)
 
 
 def load_detector(modality: Modality, weights: Path, device: torch.device, precision: str = "auto") -> Detector:
     """precision: on a CPU, one of `cpu.PRECISIONS`. Raises: WeightsError."""
-    if modality is AUDIO:
-        from ..audio.detector import load_detector as load_audio
-
-        return load_audio(weights, device, precision)
-    assert modality is VIDEO
-    from ..video.detector import load_detector as load_video
-
-    return load_video(weights, device, precision)
+    return _module(modality, "detector").load_detector(weights, device, precision)
 
 
 def check_device(name: str | None) -> None:
