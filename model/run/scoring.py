@@ -148,8 +148,7 @@ class BatchScorer:
     def flush(self) -> Iterator[Scored]:
         """Score everything that was added."""
         yield from self._launch()
-        while self._in_flight:
-            yield from self._fetch()
+        yield from self._fetch_all()
 
     def _launch(self) -> Iterator[Scored]:
         """Hand what is pending to the device; yields the results of the batches that must make room."""

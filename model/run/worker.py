@@ -28,9 +28,8 @@ NICENESS = 5  # the network's threads go first where both want the same core
 READY = b"ready"  # sent once, when everything is imported
 _PR_SET_PDEATHSIG = 1
 _COPIES_OF_FILE = 4  # held at once while a file's bytes arrive and are handed to a decoder
-_RETIRE_SHARE = (
-    0.5  # of the memory a worker may take: having kept that much between two clips, it makes room for another
-)
+_RETIRE_SHARE = 0.5  # of the memory a worker may take: having kept that much between two clips, it makes room
+_TOLD = tuple(one.name for one in fields(Prepared) if one.name != "content")  # that a reply has too
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,7 @@ class Reply:
 
     def with_content(self, content: np.ndarray) -> Prepared:
         """content: uint8 (num_bytes,)."""
-        return Prepared(
-            content, self.reader, self.note, self.read_seconds, self.cut_seconds, self.duration_seconds,
-            self.num_frames, self.num_places, self.start_seconds, self.end_seconds,
-        )  # fmt: skip
+        return Prepared(content, *(getattr(self, name) for name in _TOLD))
 
 
 def main(descriptor: int, parent: int) -> None:
@@ -151,11 +147,8 @@ def _run(source: bytes | str, attempt: int, preparation: AnyPreparation) -> Iter
 
 def _reply(done: Prepared, *, more: bool = False) -> tuple[Reply, np.ndarray | None]:
     content = np.ascontiguousarray(done.content)
-    reply = Reply(
-        content.nbytes > 0, content.nbytes, done.reader, done.note, float(done.read_seconds), float(done.cut_seconds),
-        float(done.duration_seconds), int(done.num_frames), int(done.num_places), float(done.start_seconds),
-        float(done.end_seconds), more,
-    )  # fmt: skip
+    told = {name: type(getattr(Reply, name))(getattr(done, name)) for name in _TOLD}  # plain types, for JSON
+    reply = Reply(content.nbytes > 0, content.nbytes, **told, more=more)
     return reply, content if reply.prepared else None
 
 
