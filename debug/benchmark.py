@@ -185,12 +185,7 @@ def _describe_clips(files: Sequence[Path], options: argparse.Namespace) -> list[
 
 def _describe_rates(rounds: Sequence[Round]) -> list[str]:
     """Medians over the rounds; a ratio is taken within its round, where both sides saw the same machine."""
-    most = rounds[0].most
-
-    def row(name: str, values: Sequence[float], digits: int = 2) -> str:
-        spread = f"{min(values):.{digits}f} to {max(values):.{digits}f}"
-        return f"| {name} | {statistics.median(values):.{digits}f} | {spread} |"
-
+    most, row = rounds[0].most, stages.table_row
     lines = [f"## Rates ({len(rounds)} rounds)", "", "| clips a second | median | range |", "| --- | --- | --- |"]
     lines.append(row("naive: decoding", [r.naive.decode_rate for r in rounds]))
     lines.append(row("naive: decoding and network, one after the other", [r.naive.rate for r in rounds]))
@@ -205,13 +200,8 @@ def _describe_rates(rounds: Sequence[Round]) -> list[str]:
     lines.append(row("network, processor seconds a clip", [r.network_processor_seconds for r in rounds], 3))
     lines += ["", f"| ratio, {most} workers | median | range |", "| --- | --- | --- |"]
     lines.append(row("decoding over naive decoding", [r.by_workers[most][0] / r.naive.decode_rate for r in rounds], 1))
-    lines.append(
-        row(
-            "naive decoding's processor seconds over ours",
-            [r.naive.decode_processor_seconds / r.naive.clips / r.decode_processor_seconds for r in rounds],
-            1,
-        )
-    )
+    less = [naive / r.decode_processor_seconds for naive, r in zip(busy, rounds, strict=True)]
+    lines.append(row("naive decoding's processor seconds over ours", less, 1))
     lines.append(row("end to end over naive end to end", [r.by_workers[most][1] / r.naive.rate for r in rounds], 1))
     plain = [r.by_workers[most][1] / r.naive.plain_rate for r in rounds]
     lines.append(row("end to end over naive end to end, its network as PyTorch runs it", plain, 1))
@@ -268,13 +258,9 @@ def _describe_memory(options: argparse.Namespace, workers: int, folder: Path) ->
     ]
     lines += ["| rows | first clip decoded | first clip scored | all | peak | of it script.py |", "|" + " --- |" * 6]
     for rows in options.memory_rows:
-        stages.write_rows(stages.repeated([clip.read_bytes()], rows), folder / f"memory_{rows}")
-        arguments = ["--dataset", str(folder / f"memory_{rows}"), "--weights", str(weights), "--workers", str(workers)]
-        device = ["--device", options.device] if options.device else []
-        result = stages.run_script([*arguments, *device, "--strict"], folder / "memory.csv")
-        shutil.rmtree(folder / f"memory_{rows}")
-        if result.exit_code:
-            raise RuntimeError(f"script.py ended with {result.exit_code}: {result.log[-5:]}")
+        arguments = ["--weights", str(weights), "--workers", str(workers)]
+        arguments += ["--device", options.device] if options.device else []
+        result = stages.run_on_rows(clip.read_bytes(), rows, arguments, folder)
         lines.append(
             f"| {rows} | {result.first_decode_seconds:.1f} s | {result.first_score_seconds:.1f} s |"
             f" {result.wall_seconds:.0f} s | {result.peak_megabytes:.0f} MB | {result.peak_main_megabytes:.0f} MB |"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import statistics
 import sys
 import tempfile
 import time
@@ -127,22 +126,17 @@ def describe(rounds: Sequence[Round]) -> str:
         rows[f"network alone, {name}"] = [r.network[name] for r in rounds]
         rows[f"end to end, {name}"] = [r.end_to_end[name] for r in rounds]
         rows[f"end to end over naive (ratio), {name}"] = [r.end_to_end[name] / r.naive for r in rounds]
-    lines = [f"| clips a second, {len(rounds)} rounds | median | range |", "| --- | --- | --- |"]
-    for name, values in rows.items():
-        lines.append(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} to {max(values):.2f} |")
-    return "\n".join(lines)
+    head = f"| clips a second, {len(rounds)} rounds | median | range |\n| --- | --- | --- |"
+    return "\n".join([head, *(stages.table_row(name, values) for name, values in rows.items())])
 
 
 def describe_memory(rows: Sequence[int], workers: int, weights: Path, folder: Path) -> str:
     """script.py on clips of 10 s, mp3, as a table."""
-    [clip] = [encode_samples(speak(VOICES[0], _SECONDS, SAMPLE_RATE, 0), SAMPLE_RATE, SOUND_ENCODINGS["mp3"])]
+    clip = encode_samples(speak(VOICES[0], _SECONDS, SAMPLE_RATE, 0), SAMPLE_RATE, SOUND_ENCODINGS["mp3"])
+    arguments = ["--weights", str(weights), "--workers", str(workers), "--device", "cpu"]
     lines = ["| rows | first clip scored | all | peak memory | of it script.py |", "|" + " --- |" * 5]
     for count in rows:
-        stages.write_rows(stages.repeated([clip], count), folder / str(count), AUDIO)
-        arguments = ["--dataset", str(folder / str(count)), "--weights", str(weights), "--workers", str(workers)]
-        ran = stages.run_script([*arguments, "--device", "cpu", "--strict"], folder / "memory.csv")
-        if ran.exit_code:
-            raise RuntimeError(f"script.py ended with {ran.exit_code}: {ran.log[-5:]}")
+        ran = stages.run_on_rows(clip, count, arguments, folder, AUDIO)
         lines.append(
             f"| {count} | {ran.first_score_seconds:.1f} s | {ran.wall_seconds:.0f} s | {ran.peak_megabytes:.0f} MB |"
             f" {ran.peak_main_megabytes:.0f} MB |"

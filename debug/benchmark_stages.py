@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import threading
@@ -237,6 +239,22 @@ def write_rows(rows: Iterable[Row], folder: Path, modality: Modality = VIDEO) ->
     """The challenge's layout, in small row groups so that memory stays flat."""
     files = (MediaFile(row.id, row.id, row.media) for row in rows if isinstance(row.media, bytes))
     write_parquet(files, folder, modality, group_rows=10)
+
+
+def run_on_rows(clip: bytes, rows: int, arguments: Sequence[str], folder: Path, modality: Modality = VIDEO) -> Process:
+    """script.py on so many rows of one clip. Raises: RuntimeError: it fails."""
+    write_rows(repeated([clip], rows), folder / "rows", modality)
+    result = run_script([*arguments, "--dataset", str(folder / "rows"), "--strict"], folder / "memory.csv")
+    shutil.rmtree(folder / "rows")
+    if result.exit_code:
+        raise RuntimeError(f"script.py ended with {result.exit_code}: {result.log[-5:]}")
+    return result
+
+
+def table_row(name: str, values: Sequence[float], digits: int = 2) -> str:
+    """Median and range over rounds."""
+    spread = f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+    return f"| {name} | {statistics.median(values):.{digits}f} | {spread} |"
 
 
 def run_script(arguments: Sequence[str], output: Path) -> Process:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from debug.metric import MetricError, class_labels, join_submission, load_csv, measure_split, select_split
 from model.metric import Interval, draw_counts, pairwise_wins, percentile_interval
@@ -93,18 +94,6 @@ def _differences(table: pd.DataFrame, label: str) -> np.ndarray:
     return (rows["b"] - rows["a"]).to_numpy(float)
 
 
-def mcnemar_p_value(only_a: int, only_b: int) -> float:
-    """Exact two-sided binomial test on the clips that one of both has right.
-
-    Example: 1 against 5 -> 2 * (1 + 6) / 64 = 0.21875.
-    """
-    total = only_a + only_b
-    if total == 0:
-        return 1.0
-    tail = sum(math.comb(total, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**total)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction: as many chances for a false alarm as one test has.
 
@@ -166,7 +155,7 @@ def compare(
         figures = [table.groupby("label")[column].mean().mean() for column in ("a", "b")]
         auc, auc_interval = _auc_difference(rows[a], rows[b], num_draws=min(num_draws, 2000), seed=seed)
         changes = table.assign(difference=table["b"] - table["a"])
-        changes = changes.reindex(changes["difference"].abs().sort_values(ascending=False, kind="stable").index)
+        changes = changes.sort_values("difference", key=abs, ascending=False, kind="stable")
         results.append(
             Comparison(
                 a=a,
@@ -181,7 +170,7 @@ def compare(
                 auc_interval=auc_interval,
                 only_a_right=only_a,
                 only_b_right=only_b,
-                mcnemar_p=mcnemar_p_value(only_a, only_b),
+                mcnemar_p=float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
                 num_sources=len(table),
                 changed_sources=tuple(
                     (row.label, str(row.source), float(row.difference))

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
 
 from debug import compare, metric
 
@@ -93,12 +92,6 @@ def test_permutation_equals_brute_force() -> None:
     assert compare.permutation_p_value(table, num_draws=2000, seed=0) == pytest.approx(exact)
     sampled = compare.permutation_p_value(table, num_draws=2 ** (len(table) - 4), seed=0)
     assert sampled == pytest.approx(exact, abs=0.15)
-
-
-@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 5), (5, 1), (0, 9), (12, 14), (30, 30)])
-def test_mcnemar_equals_scipy(only_a: int, only_b: int) -> None:
-    expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    assert compare.mcnemar_p_value(only_a, only_b) == pytest.approx(expected)
 
 
 def test_holm_hand_worked() -> None:
