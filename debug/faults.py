@@ -112,15 +112,15 @@ class Material:
 def load_material(modality: Modality) -> Material:
     """Small files of every codec and container."""
     if modality == VIDEO:
-        from debug import toy_clips, video_examples
+        from debug import toy_videos, video_examples
         from debug.field_clips import FIELD_FAMILIES, field_clip
         from model.video.prepare import VideoPreparation
         from model.video.views import ViewConfig
 
         def clip(name: str) -> bytes:
-            return field_clip(name) if name in FIELD_FAMILIES else toy_clips.clip(name)
+            return field_clip(name) if name in FIELD_FAMILIES else toy_videos.clip(name)
 
-        families = (*toy_clips.FAMILIES, *FIELD_FAMILIES)
+        families = (*toy_videos.FAMILIES, *FIELD_FAMILIES)
         return Material(
             VIDEO, families, clip, video_examples.build_examples,
             lambda limits: VideoPreparation(SamplingConfig(), limits, ViewConfig(size=64)),

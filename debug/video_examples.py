@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import av
@@ -22,13 +22,14 @@ NUM_FRAMES = 24
 
 @dataclass(frozen=True)
 class Encoding:
-    """How frames become a file. options: of the encoder."""
+    """How frames become a file. options: of the encoder. fragmented: an MP4 without one index."""
 
     suffix: str
     container: str
     codec: str
     pixels: str = "yuv420p"
     options: Mapping[str, str] = field(default_factory=dict)
+    fragmented: bool = False
 
 
 _X264 = {"preset": "veryfast", "x264-params": "mbtree=0"}  # with macroblock trees x264 gives other bytes every time
@@ -80,7 +81,7 @@ def build_examples(footage: Mapping[str, bytes]) -> list[Example]:
         name = "-".join(filter(None, [scene.__name__, encoding, f"{width}x{height}", treatment]))
         split = "public" if scene in (plasma, discs) else "private"
         examples.append(_example(name, "generated", f"rendered {scene.__name__}", split, encoding, frames))
-    whole = encode_frames(plasma(NUM_FRAMES, 240, 320, 99), ENCODINGS["h264"], fragmented=True)
+    whole = encode_frames(plasma(NUM_FRAMES, 240, 320, 99), replace(ENCODINGS["h264"], fragmented=True))
     examples.append(
         Example("damaged-salvageable", "generated", "rendered plasma", "public", ".mp4", whole[: len(whole) * 3 // 4])
     )
@@ -129,12 +130,12 @@ def _treat(frames_thwc: np.ndarray, treatment: str) -> np.ndarray:
     return frames_thwc
 
 
-def encode_frames(frames_thwc: np.ndarray, encoding: Encoding, *, fragmented: bool = False) -> bytes:
-    """uint8 RGB frames (T, H, W, 3), even sides, to a video file in memory. fragmented: an MP4 without one index."""
+def encode_frames(frames_thwc: np.ndarray, encoding: Encoding) -> bytes:
+    """uint8 RGB frames (T, H, W, 3), even sides, to a video file in memory."""
     os.environ.setdefault("SVT_LOG", "0")  # the AV1 encoder is chatty
     buffer = io.BytesIO()
     options = {"fflags": "+bitexact"}
-    if fragmented:
+    if encoding.fragmented:
         options["movflags"] = "frag_keyframe+empty_moov"
     with av.open(buffer, "w", format=encoding.container, options=options) as container:
         stream = container.add_stream(encoding.codec, rate=FRAMES_PER_SECOND, options=dict(encoding.options))

@@ -12,7 +12,6 @@ for _package in ("onnx", "onnxruntime"):
 
 import onnx
 
-from debug.toy_clips import clip as toy_clip
 from model.export import __main__ as command
 from model.export import check
 from model.export.build import build_onnx
@@ -21,6 +20,7 @@ from model.run.parts import default_weights
 from model.video.prepare import load_preparation
 from model.video.views import ViewConfig, split_views
 from model.weights import load_manifest
+from tests.toy_clips import clip as toy_clip
 
 
 @pytest.fixture(scope="module")

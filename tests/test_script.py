@@ -18,9 +18,9 @@ import pytest
 
 import script
 from debug.sandbox import run_sandboxed
-from debug.toy_clips import clip
 from model.rows.submission import read_results
 from tests.clip_folder import make_clip_folder
+from tests.toy_clips import clip
 
 NUM_CLIPS = 10
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from debug.audio_examples import SOUND_ENCODINGS, encode_samples
-from debug.toy_clips import clip
 from debug.voices import VOICES, speak
 from model.audio.prepare import AudioPreparation, AudioSegments
 from model.audio.reading import read_parts, read_sound
 from model.audio.views import split_windows
 from model.config import LimitsConfig, SegmentConfig
 from model.modality import Prepared, Unreadable
+from tests.toy_clips import clip
 
 RATE, LIMITS = 16_000, LimitsConfig()
 VOICE = speak(VOICES[0], 7.0, RATE, 1)

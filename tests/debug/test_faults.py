@@ -30,10 +30,10 @@ from debug.faults import (
 )
 from debug.kills import STAGES, read_scores
 from debug.mutations import MUTATIONS, mutate
-from debug.toy_clips import clip
 from model.config import LimitsConfig
 from model.modality import AUDIO, VIDEO
 from model.rows.dataset import open_dataset
+from tests.toy_clips import clip
 
 MATERIAL = load_material(VIDEO)
 ONE_RUN = [sys.executable, "-m", "debug.faults", "--one-run"]
@@ -53,7 +53,7 @@ def test_damaged_files_and_killed_workers_cost_no_other_row(tmp_path):
         limits=LimitsConfig(),
     )
     assert outcome.broken_promises == 0, outcome.report()
-    assert outcome.files == 124 and outcome.whole_clips == 31
+    assert outcome.files == 128 and outcome.whole_clips == 32
     assert 0 < outcome.scored_damaged < outcome.files, "the damage is neither harmless nor always fatal"
     assert outcome.looks > 0
 

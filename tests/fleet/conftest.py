@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from debug.layouts import MediaFile, write_parquet
-from debug.toy_clips import ClipSpec, render
 from model.modality import VIDEO
 from tests.conftest import ROOT
+from tests.toy_clips import ClipSpec, render
 
 # Of the S3 server that stands in for a store; it takes any.
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from debug.toy_clips import SPECS, render
 from model.rows.dataset import ClipDataset, DatasetError, open_dataset
+from tests.toy_clips import SPECS, render
 
 pytestmark = pytest.mark.usefixtures("either_way")
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from debug.toy_clips import clip
 from model.rows.dataset import DatasetError, Row, open_dataset
+from tests.toy_clips import clip
 
 pytestmark = pytest.mark.usefixtures("either_way")
 

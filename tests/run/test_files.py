@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from debug.processes import process_tree
-from debug.toy_clips import clip
 from model import Verdict, load_detector
 from model.modality import VIDEO
 from model.run import files
@@ -25,6 +24,7 @@ from model.run.parts import default_weights, load_preparation
 from model.run.parts import load_detector as load_networks
 from model.run.scoring import score_clip
 from tests.run.bad_readers import AsItIs
+from tests.toy_clips import clip
 
 NAMES = ("h264", "vp9", "mpeg4")
 

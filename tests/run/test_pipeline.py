@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from debug.toy_clips import clip
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig
 from model.modality import Detector
 from model.rows.dataset import ClipDataset, Row, open_files
@@ -26,6 +25,7 @@ from model.run.pool import DecodePool
 from model.run.scoring import BatchScorer, score_clip
 from model.video.detector import VideoDetector, load_detector
 from model.video.prepare import VideoPreparation
+from tests.toy_clips import clip
 
 CPU = torch.device("cpu")
 NAMES = ("h264", "h264_one_key", "mpeg4", "vp9", "h264_portrait", "h264_grey", "h264_two_frames")

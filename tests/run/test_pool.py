@@ -17,7 +17,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from debug.toy_clips import clip
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig
 from model.rows.dataset import Row
 from model.run import pool as pool_module
@@ -28,6 +27,7 @@ from model.video.prepare import VideoPreparation
 from model.video.reading import READERS
 from model.video.views import ViewConfig
 from tests.run.bad_readers import BOTH_BAD, FIRST_BAD, AsItIs
+from tests.toy_clips import clip
 
 LIMITS = LimitsConfig(worker_memory_bytes=1 << 30)
 HANG_SECONDS = 6.0  # the limit where a hang is tested; the others keep theirs, for slow machines

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from debug.toy_clips import clip
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig
 from model.rows.dataset import ClipDataset, Row
 from model.rows.submission import ResultFile
@@ -22,6 +21,7 @@ from model.run.pipeline import Scored, run
 from model.run.scoring import BatchScorer, choose_device
 from model.video.prepare import VideoPreparation
 from model.video.views import ViewConfig
+from tests.toy_clips import clip
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BAD, NOT_A_NUMBER, ENDLESS = 251, 252, 253  # pixel values that make the network below fail

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from debug.processes import process_tree
-from debug.toy_clips import ClipSpec, clip, render
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig, SegmentConfig
 from model.modality import AUDIO, VIDEO, Prepared, Unreadable
 from model.rows.dataset import Row, open_files
@@ -31,6 +30,7 @@ from model.video.detector import VideoDetector
 from model.video.views import cut_views, trim_bars
 from model.video.windows import read_windows
 from tests.run.bad_readers import FAULTS
+from tests.toy_clips import ClipSpec, clip, render
 
 CONFIG = SegmentConfig(2.0)
 

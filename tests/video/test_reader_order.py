@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from debug.field_clips import PALETTE, X264, X265, Workshop, source, with_clean_aperture
-from debug.toy_clips import clip
 from model.config import LimitsConfig
 from model.video.header import read_header
 from model.video.reading import read_clip, reader_order
 from model.wheels import verified_wheel
+from tests.toy_clips import clip
 
 from .ffmpeg import ffmpegs_frames, without_later_parameter_sets
 from .test_reading import LIES, SAMPLING

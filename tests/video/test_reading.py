@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from debug.toy_clips import PLAYABLE, SPECS, clip, picture, render
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import Refused, Unreadable
 from model.video.copies import encode
 from model.video.header import read_header
 from model.video.reading import read_clip, reader_order
+from tests.toy_clips import PLAYABLE, SPECS, clip, picture, render
 
 # More than script.py reads: the frames after a key frame are looked at as well.
 SAMPLING, LIMITS = SamplingConfig(max_runs=3, max_run_frames=4), LimitsConfig()

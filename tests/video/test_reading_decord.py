@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from debug.toy_clips import clip
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import Unreadable
 from model.video.reading import read_clip
+from tests.toy_clips import clip
 
 
 def test_reasons_are_the_same_every_time() -> None:

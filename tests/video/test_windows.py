@@ -10,12 +10,12 @@ import av
 import numpy as np
 import pytest
 
-from debug.toy_clips import PLAYABLE, SPECS, ClipSpec, clip, picture, render
 from model.config import LimitsConfig, SamplingConfig, SegmentConfig
 from model.modality import Refused, Unreadable
 from model.video.copies import encode
 from model.video.reading import read_clip
 from model.video.windows import Window, read_windows
+from tests.toy_clips import PLAYABLE, SPECS, ClipSpec, clip, picture, render
 
 CONFIG, SAMPLING, LIMITS = SegmentConfig(1.0), SamplingConfig(), LimitsConfig()
 EVERYTHING = SamplingConfig(max_runs=1, max_run_frames=10_000)

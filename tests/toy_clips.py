@@ -136,11 +136,6 @@ SPECS: dict[str, ClipSpec] = {
     "audio_only": ClipSpec(codec=None, audio=True),
 }
 PLAYABLE = tuple(name for name in SPECS if name != "audio_only")
-# One of each codec and container, small: what the fault campaign mutates.
-FAMILIES = (
-    "h264", "h264_b_frames", "h264_ts", "h264_avi", "h264_mkv", "h264_flv", "h264_fragmented", "hevc", "hevc_10bit",
-    "vp8", "vp9", "av1", "av1_webm", "mpeg4", "mpeg4_avi", "mpeg2_ts", "mjpeg_avi", "wmv2", "prores", "gif", "ffv1_mkv",
-)  # fmt: skip
 
 
 def picture(index: int, width: int, height: int, *, grey: bool = False) -> np.ndarray:
@@ -166,7 +161,7 @@ def clip(name: str) -> bytes:
         if tries == _RENDER_TRIES:
             raise RuntimeError(f"the process that renders {name} ended {tries} times without it; see what it printed")
         tries += 1
-        subprocess.run([sys.executable, "-m", "debug.toy_clips", name], cwd=ROOT, check=False)
+        subprocess.run([sys.executable, "-m", "tests.toy_clips", name], cwd=ROOT, check=False)
     return path.read_bytes()
 
 
