@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -18,10 +17,9 @@ from debug.report.build import ReportParts, build_page
 from debug.report.rows import build_rows, submission_from_scores
 from debug.report.scores import choose_columns, tables_from_scores
 from model.atomic import replace_file
-from model.modality import MODALITIES, Modality
-
-if TYPE_CHECKING:
-    from debug.report.shows import Show
+from model.modality import MODALITIES
+from model.rows.dataset import DatasetError
+from model.weights import WeightsError
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -76,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         rows = load_rows(options)
         parts = collect_parts(rows, options)
-    except (MetricError, OSError) as error:
+    except (MetricError, DatasetError, WeightsError, OSError) as error:
         print(f"error: {error}")
         return 2
     replace_file(options.output, build_page(parts).encode())
@@ -85,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def collect_parts(rows: pd.DataFrame, options: argparse.Namespace) -> ReportParts:
-    """Fetch what needs the clips themselves. Raises: MetricError: the dataset or the weights cannot be used."""
+    """Fetch what needs the clips themselves. Raises: MetricError, DatasetError, WeightsError."""
     mistakes, fallbacks = {}, {}
     dataset, candidates = options.dataset, rows
     if options.scores and options.clips:
@@ -94,14 +92,18 @@ def collect_parts(rows: pd.DataFrame, options: argparse.Namespace) -> ReportPart
     if dataset:
         # torch and the decoders are needed for the frames only
         from debug.report import strips
+        from debug.report.shows import build_show
 
         labels = class_labels(rows["label"])
         worst = {label: strips.worst_mistakes(candidates, label, count=options.mistakes) for label in labels}
         lost = rows[rows["score"].isna()]
         modality = next(modality for modality in MODALITIES.values() if modality.genuine == labels[1])
-        show = _load_show(modality, options.weights, options.device)
+        show = build_show(modality, options.weights, options.device)
         wanted = {*lost["id"], *pd.concat(worst.values())["id"]}
-        media = _load_media(dataset, wanted, modality, plain=bool(options.scores))
+        if options.scores:
+            media = {clip_id: str(dataset / clip_id) for clip_id in wanted if (dataset / clip_id).is_file()}
+        else:
+            media = strips.load_media(dataset, wanted, modality)
         mistakes = {label: strips.mistake_section(worst[label], media, show) for label in labels}
         fallbacks = strips.fallback_reasons(lost, media, show)
     reasons = load_reasons(options.stats) if options.stats else {}
@@ -129,29 +131,6 @@ def count_known(rows: pd.DataFrame, weights: Path) -> int:
     pairs = {(Path(file).name, source) for file, source in zip(learnt["file"], learnt["source"], strict=True)}
     clips = rows.drop_duplicates("original")
     return sum((Path(row.original).name, row.source) in pairs for row in clips.itertuples())
-
-
-def _load_media(dataset: Path, ids: set[str], modality: Modality, *, plain: bool) -> dict[str, bytes | str]:
-    """The clips of the ids; in a plain folder these are paths."""
-    from debug.report.strips import load_media
-    from model.rows.dataset import DatasetError
-
-    if plain:
-        return {clip_id: str(dataset / clip_id) for clip_id in ids if (dataset / clip_id).is_file()}
-    try:
-        return load_media(dataset, ids, modality)
-    except DatasetError as error:
-        raise MetricError(str(error)) from error
-
-
-def _load_show(modality: Modality, weights: Path | None, device: str) -> Show:
-    from debug.report.shows import build_show
-    from model.weights import WeightsError
-
-    try:
-        return build_show(modality, weights, device)
-    except WeightsError as error:
-        raise MetricError(str(error)) from error
 
 
 if __name__ == "__main__":

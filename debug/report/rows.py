@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -83,39 +83,24 @@ def build_rows(
     if known.get("operation") is not None and known["operation"].notna().any():
         rows["operation"] = known["operation"].fillna("").astype(str).to_numpy()
         rows["severity"] = pd.to_numeric(known["severity"], errors="coerce").fillna(0).astype(int).to_numpy()
-    for columns, derive in ((VIDEO_COLUMNS, derive_shortcuts), (AUDIO_COLUMNS, derive_sound_shortcuts)):
+    for columns in (VIDEO_COLUMNS, AUDIO_COLUMNS):
         if set(columns) <= set(known.columns) and known[columns[0]].notna().any():
             numbers = {name: pd.to_numeric(known[name], errors="coerce").to_numpy(float) for name in columns}
-            rows = rows.assign(**derive(**numbers))
+            rows = rows.assign(**derive_shortcuts(numbers))
     return rows
 
 
-def derive_shortcuts(
-    *, width: np.ndarray, height: np.ndarray, fps: np.ndarray, duration_seconds: np.ndarray, num_bytes: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The columns of SHORTCUTS; NaN where the container does not tell."""
+def derive_shortcuts(numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns of SHORTCUTS, from VIDEO_COLUMNS or AUDIO_COLUMNS; NaN where the container does not tell."""
+    seconds, bits = numbers["duration_seconds"], 8.0 * numbers["num_bytes"]
     with np.errstate(divide="ignore", invalid="ignore"):
-        pixels, bits = width * height, 8.0 * num_bytes
-        columns = {
-            "megapixels": pixels / 1e6,
-            "fps": fps,
-            "bitrate": bits / duration_seconds / 1e6,
-            "duration_seconds": duration_seconds,
-            "bits_per_pixel": bits / (pixels * fps * duration_seconds),
-            "aspect": width / height,
-        }
-    return {name: np.where(np.isfinite(values), values, np.nan) for name, values in columns.items()}
-
-
-def derive_sound_shortcuts(
-    *, sampling_rate: np.ndarray, channels: np.ndarray, duration_seconds: np.ndarray, num_bytes: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The same of a sound file."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        bitrate = 8.0 * num_bytes / duration_seconds / 1e6
-    columns = {
-        "sampling_rate": sampling_rate, "channels": channels, "bitrate": bitrate, "duration_seconds": duration_seconds,
-    }  # fmt: skip
+        columns = {"bitrate": bits / seconds / 1e6, "duration_seconds": seconds}
+        if "width" in numbers:
+            pixels, fps = numbers["width"] * numbers["height"], numbers["fps"]
+            columns |= {"megapixels": pixels / 1e6, "fps": fps, "aspect": numbers["width"] / numbers["height"]}
+            columns["bits_per_pixel"] = bits / (pixels * fps * seconds)
+        else:
+            columns |= {name: numbers[name] for name in ("sampling_rate", "channels")}
     return {name: np.where(np.isfinite(values), values, np.nan) for name, values in columns.items()}
 
 

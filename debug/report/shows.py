@@ -43,8 +43,12 @@ def _video_show(weights: Path | None, device: str) -> Show:
         SamplingConfig(), LimitsConfig(), detector.view_config if detector is not None else ViewConfig()
     )
 
-    def plain(source: Source) -> tuple[str, None]:
+    def strip(source: Source) -> tuple[str, float | None]:
         clip = preparation.read(source)
+        if detector is not None:
+            look = look_at_clip(clip, detector)
+            moments = score_moments(clip, detector, max_moments=_MAX_FRAMES, behind_score=True)
+            return frame_strip(look, tuple(moments), VIDEO.genuine), look.score
         cells = []
         for run, times in zip(clip.runs, clip.pts_seconds, strict=True):
             for pixels, seconds in zip(run, times.tolist(), strict=True):
@@ -52,24 +56,18 @@ def _video_show(weights: Path | None, device: str) -> Show:
                 cells.append(f"<figure>{image}<figcaption>{seconds:.2f} s</figcaption></figure>")
         return f'<div class="strip">{"".join(cells[:_MAX_FRAMES])}</div>', None
 
-    def scored(source: Source) -> tuple[str, float]:
-        assert detector is not None
-        look = look_at_clip(preparation.read(source), detector)
-        moments = score_moments(look.clip, detector, max_moments=_MAX_FRAMES, behind_score=True)
-        return frame_strip(look, tuple(moments), VIDEO.genuine), look.score
-
     def reading(source: Source) -> str:
         clip = preparation.read(source)
         return f"{clip.num_frames} frames can be read ({clip.decoder})"
 
     if detector is None:
         key = "The first frames that the detector used, in order of time. With --weights each shows its evidence."
-        return Show(key, plain, reading)
-    key = (
-        "Frames that the detector used, in order of time, each with the score of its moment alone (above 0: generated)."
-        " Outlines are the views: vermilion speaks for generated, blue for real."
-    )
-    return Show(key, scored, reading)
+    else:
+        key = (
+            "Frames that the detector used, in order of time, each with the score of its moment alone (above 0:"
+            " generated). Outlines are the views: vermilion speaks for generated, blue for real."
+        )
+    return Show(key, strip, reading)
 
 
 def _sound_show(weights: Path | None, device: str) -> Show:
@@ -83,17 +81,16 @@ def _sound_show(weights: Path | None, device: str) -> Show:
     detector = load_detector(weights, torch.device(device)) if weights else None
     preparation = AudioPreparation()
 
-    def plain(source: Source) -> tuple[str, None]:
-        return plain_sound_strip(preparation.read(source)), None
-
-    def scored(source: Source) -> tuple[str, float]:
-        assert detector is not None
-        look = study_sound(preparation.read(source), detector)
+    def strip(source: Source) -> tuple[str, float | None]:
+        sound = preparation.read(source)
+        if detector is None:
+            return plain_sound_strip(sound), None
+        look = study_sound(sound, detector)
         return sound_strip(look, AUDIO.genuine), look.score
 
     def reading(source: Source) -> str:
         return f"{len(preparation.read(source).samples) / SAMPLE_RATE:.1f} s can be read"
 
-    if detector is None:
-        return Show("Spectrograms. With --weights each shows the scores of its windows.", plain, reading)
-    return Show("Waveform, spectrogram, and the score of each window that the detector heard.", scored, reading)
+    key = "Spectrograms. With --weights each shows the scores of its windows."
+    scored_key = "Waveform, spectrogram, and the score of each window that the detector heard."
+    return Show(scored_key if detector else key, strip, reading)

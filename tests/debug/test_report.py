@@ -221,10 +221,9 @@ def test_bands_and_correlations() -> None:
 
 
 def test_shortcuts_from_container_numbers() -> None:
-    columns = derive_shortcuts(
-        width=np.array([640.0, 640.0]), height=np.array([360.0, 360.0]), fps=np.array([25.0, np.nan]),
-        duration_seconds=np.array([2.0, 0.0]), num_bytes=np.array([250_000.0, 1.0]),
-    )  # fmt: skip
+    told = {"width": [640.0, 640.0], "height": [360.0, 360.0], "fps": [25.0, np.nan], "duration_seconds": [2.0, 0.0]}
+    told["num_bytes"] = [250_000.0, 1.0]
+    columns = derive_shortcuts({name: np.array(values) for name, values in told.items()})
     assert columns["bitrate"][0] == pytest.approx(1.0)
     assert columns["bits_per_pixel"][0] == pytest.approx(2e6 / (640 * 360 * 50))
     assert math.isnan(columns["bitrate"][1])
