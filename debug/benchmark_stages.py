@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from debug.kills import process_tree
 from debug.layouts import MediaFile, write_parquet
-from debug.processes import process_tree
 from model.config import PipelineConfig, SamplingConfig, available_cores
 from model.modality import VIDEO, Detector, Modality, Preparation
 from model.rows.dataset import ClipDataset, Row
@@ -36,6 +36,7 @@ from model.weights import load_manifest
 ROOT = Path(__file__).resolve().parent.parent
 NAIVE_FRAMES = 16
 _SAMPLE_SECONDS = 0.2
+_WAITING_CLIPS, _WAITING_BATCHES = 2, 2  # of `WaitingScorer`: clips of a batch, batches in flight
 
 
 @dataclass(frozen=True)
@@ -182,19 +183,18 @@ class WaitingScorer:
     As on CUDA, one batch is collected while the one before it is computed. Scores are all 0.
     """
 
-    def __init__(self, clips_per_second: float, *, clips_per_batch: int = 2, batches_in_flight: int = 2) -> None:
+    def __init__(self, clips_per_second: float) -> None:
         self.network_seconds = 0.0
         self._seconds_a_clip = 1 / clips_per_second
-        self._clips_per_batch, self._batches_in_flight = clips_per_batch, batches_in_flight
         self._pending: list[str] = []
         self._in_flight: deque[tuple[list[str], float]] = deque()  # ids, when the device is done with them
         self._free_at = 0.0
 
     def add(self, clip_id: str, content: np.ndarray) -> Iterator[Scored]:
         self._pending.append(clip_id)
-        if len(self._pending) == self._clips_per_batch:
+        if len(self._pending) == _WAITING_CLIPS:
             self._launch()
-            while len(self._in_flight) >= self._batches_in_flight:
+            while len(self._in_flight) >= _WAITING_BATCHES:
                 yield from self._fetch()
 
     def flush(self) -> Iterator[Scored]:

@@ -46,7 +46,7 @@ def get_interpreter(
     """
     if kind == "current":
         return Path(shutil.which(python) or python).absolute()
-    version = _ask(python, "import sys; print('%d.%d' % sys.version_info[:2])")
+    version = _run([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], python).strip()
     if kind == "requirements":
         if requirements is None:
             raise BuildError(
@@ -143,10 +143,6 @@ def _reminding(say: Callable[[str], None]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-def _ask(python: str, code: str) -> str:
-    return _run([python, "-c", code], python).strip()
 
 
 def _run(command: list[str], what: str) -> str:

@@ -28,7 +28,7 @@ _BATCH = 4
 class FrameLook:
     """One frame that the detector used.
 
-    pixels: uint8 RGB (H, W, 3). evidence: mean over the views that hold the frame, each worth the score that the clip
+    pixels: uint8 RGB (H, W, 3). boxes: the views that hold this frame, each with its evidence: the score that the clip
     would have if all its views of that kind were this one; > 0 speaks for generated.
     """
 
@@ -36,8 +36,7 @@ class FrameLook:
     seconds: float
     run: int
     frame: int
-    evidence: float
-    boxes: tuple[tuple[ViewPosition, float], ...]  # the views that hold this frame, each with its evidence
+    boxes: tuple[tuple[ViewPosition, float], ...]
 
 
 @dataclass(frozen=True)
@@ -111,14 +110,7 @@ def look_at_clip(clip: Clip, detector: VideoDetector) -> ClipLook:
         for frame in range(position.frame, min(position.frame + length, len(clip.runs[position.run]))):
             by_frame.setdefault((position.run, frame), []).append((position, value))
     frames = tuple(
-        FrameLook(
-            pixels=clip.runs[run][frame],
-            seconds=float(clip.pts_seconds[run][frame]),
-            run=run,
-            frame=frame,
-            evidence=sum(value for _, value in boxes) / len(boxes),
-            boxes=tuple(boxes),
-        )
+        FrameLook(clip.runs[run][frame], float(clip.pts_seconds[run][frame]), run, frame, tuple(boxes))
         for (run, frame), boxes in sorted(by_frame.items())
     )
     return ClipLook(clip, detector.score(features), frames, features)

@@ -29,10 +29,9 @@ from pathlib import Path
 
 import numpy as np
 
-from debug.kills import ROOT, STAGES, KillOutcome, kill_runs, read_scores
+from debug.kills import ROOT, STAGES, KillOutcome, kill_runs, process_tree, read_scores
 from debug.layouts import Example, write_two_shards
 from debug.mutations import mutate
-from debug.processes import process_tree
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig
 from model.modality import AUDIO, MODALITIES, VIDEO, Modality, Preparation
 from model.rows.dataset import ClipDataset, Row
@@ -134,13 +133,13 @@ def load_material(modality: Modality) -> Material:
     )  # fmt: skip
 
 
-def damaged_rows(files: int, seed: int, material: Material) -> Iterator[tuple[Row, str]]:
-    """(row, what was done to it): `files` damaged clips of all families in turn, the same for the same seed."""
+def damaged_rows(files: int, seed: int, material: Material) -> Iterator[Row]:
+    """`files` damaged clips of all families in turn, the same for the same seed."""
     rng = random.Random(seed)
     for number in range(files):
         family = material.families[number % len(material.families)]
-        content, done = mutate(material.clip(family), material.clip(rng.choice(material.families)), rng)
-        yield Row(f"damaged-{number}-{family}", content), done
+        content = mutate(material.clip(family), material.clip(rng.choice(material.families)), rng)
+        yield Row(f"damaged-{number}-{family}", content)
 
 
 def whole_rows(number: int, material: Material) -> list[Row]:
@@ -235,7 +234,7 @@ def run_mutations(
     """Sound clips alone, then among damaged ones with workers being killed; compare."""
     whole = whole_rows(max(len(material.families), files // _WHOLE_EVERY), material)
     expected, _ = score(whole, folder / "whole.csv", material, workers=workers, limits=limits, weights=weights)
-    damaged = [row for row, _ in damaged_rows(files, seed, material)]
+    damaged = list(damaged_rows(files, seed, material))
     rows = whole + damaged
     random.Random(seed).shuffle(rows)
     path, started = folder / "mixed.csv", time.monotonic()
@@ -284,22 +283,11 @@ def kill_scripts(
     stages: Sequence[str] = STAGES,
 ) -> KillOutcome:
     """Kill runs of script.py on `clips` whole clips of the debug dataset and its broken ones."""
-    examples = material.build_examples({})
-    examples = [example for example in examples if example.readable][:clips] + [
-        example for example in examples if not example.readable
-    ]
+    built = material.build_examples({})
+    examples = [one for one in built if one.readable][:clips] + [one for one in built if not one.readable]
     write_two_shards(examples, folder / "dataset", material.modality)
-    command = (
-        sys.executable,
-        ROOT / "script.py",
-        "--device",
-        "cpu",
-        "--columns",
-        "challenge",
-        "--dataset",
-        folder / "dataset",
-        "--output",
-    )
+    options = "--device", "cpu", "--columns", "challenge", "--dataset", folder / "dataset", "--output"
+    command = sys.executable, ROOT / "script.py", *options
     ids = {example.id for example in examples}
     return kill_runs(lambda output: (*command, output), ids, folder, kills=kills, seed=seed, stages=stages)
 

@@ -7,6 +7,7 @@ has got to, not the clock alone, so that a machine that slows down still has its
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import random
@@ -239,3 +240,17 @@ def session_outlives(session: int, *, seconds: float) -> int:
         if not left or time.monotonic() > until:
             return left
         time.sleep(0.05)
+
+
+def process_tree(pid: int) -> list[int]:
+    """A process, its children, their children, and so on."""
+    found = [pid]
+    for process in found:  # grows while it is walked
+        tasks: list[str] = []
+        with contextlib.suppress(OSError):  # it has ended
+            tasks = os.listdir(f"/proc/{process}/task")
+        for task in tasks:
+            with contextlib.suppress(OSError):
+                children = Path(f"/proc/{process}/task/{task}/children").read_text(encoding="ascii")
+                found += map(int, children.split())
+    return found

@@ -48,7 +48,7 @@ def _contents(rng: random.Random) -> Iterator[tuple[bytes, tuple[str, ...]]]:
     video, sound = load_material(VIDEO), load_material(AUDIO)
     for row in whole_rows(GOOD, video):
         yield _content(row), _VIDEO_SUFFIXES
-    for row, _ in damaged_rows(DAMAGED, 5, video):
+    for row in damaged_rows(DAMAGED, 5, video):
         yield _content(row), _VIDEO_SUFFIXES
     for number in range(MISNAMED):
         kinds = (b"", b"no video at all\n" * 50, _image("png", number), sound.clip(sound.families[0]))

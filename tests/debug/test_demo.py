@@ -29,7 +29,7 @@ for _package, _remedy in (
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
-from debug.processes import process_tree
+from debug.kills import process_tree
 from debug.toy_sounds import clip as sound
 from model import load_detector
 from model.config import available_cores

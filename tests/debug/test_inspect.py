@@ -75,7 +75,6 @@ def test_the_score_is_the_detectors_and_frames_add_up() -> None:
     boxes = {box for frame in seen.frames for box in frame.boxes}
     assert len(boxes) == detector.view_config.num_views
     for frame in seen.frames:
-        assert frame.evidence == pytest.approx(np.mean([value for _, value in frame.boxes]))
         assert frame.seconds == pytest.approx(frame.frame / 10)
         np.testing.assert_array_equal(frame.pixels, clip.runs[0][frame.frame])
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from debug.processes import process_tree
+from debug.kills import process_tree
 from model import Verdict, load_detector
 from model.modality import VIDEO
 from model.run import files
@@ -164,7 +164,7 @@ def test_two_lines_without_a_main_guard(repository: Path, clips: dict[str, Path]
         "from model import load_detector\n"
         "detector = load_detector()\n"
         f"print(detector.score({str(clips['h264'])!r}))\n"
-        "from debug.processes import process_tree; import os; print(*process_tree(os.getpid())[1:])\n"
+        "from debug.kills import process_tree; import os; print(*process_tree(os.getpid())[1:])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from debug.processes import process_tree
+from debug.kills import process_tree
 from model.config import LimitsConfig, PipelineConfig, SamplingConfig, SegmentConfig
 from model.modality import AUDIO, VIDEO, Prepared, Unreadable
 from model.rows.dataset import Row, open_files
