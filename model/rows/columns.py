@@ -30,7 +30,7 @@ ID_NAMES = (
     "id", "key", "uuid", "guid", "videoid", "audioid", "clipid", "fileid", "mediaid", "sampleid", "exampleid",
     "itemid", "rowid", "uttid", "utteranceid",
 )  # fmt: skip
-_SURE_IDS = ("id", "__key__", "uuid")
+SURE_IDS = ("id", "__key__", "uuid")  # also where some repeat; a near name that repeats tells of something else
 NAME_COLUMNS = ("filename", "file", "name", "path", "filepath")  # of files; ids too
 _ANY_MEDIA = ("media", "content", "data", "bytes", "blob", "file")
 _OTHER_WORDS = frozenset(
@@ -215,14 +215,9 @@ def plain_name(name: str) -> str:
 def id_columns(names: Sequence[str]) -> list[str]:
     """The columns that may hold ids, the likeliest first: `ID_NAMES` in their order, then `NAME_COLUMNS`."""
     by_plain: dict[str, str] = {}
-    for name in sorted(names, key=lambda name: name not in _SURE_IDS):  # as written before near names
+    for name in sorted(names, key=lambda name: name not in SURE_IDS):  # as written before near names
         by_plain.setdefault(plain_name(name), name)
     return [by_plain[name] for name in (*ID_NAMES, *NAME_COLUMNS) if name in by_plain]
-
-
-def may_repeat(id_column: str) -> bool:
-    """Whether a column holds ids even if some repeat. A near name that repeats tells of something else."""
-    return id_column in _SURE_IDS
 
 
 def id_text(value: Any) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..modality import VIDEO, Modality
-from .columns import content_and_name, id_columns, id_text, may_repeat, plain_name, value_at
+from .columns import SURE_IDS, content_and_name, id_columns, id_text, plain_name, value_at
 from .folders import find_file
 from .shards import Part
 from .streamed import Front, rows_of
@@ -186,7 +186,7 @@ def _choose_ids(sources: Sequence[Source]) -> tuple[str | None, _Texts, _Texts]:
         texts = [_read_ids(source, column) for source in sources]
         if not any(filter(None, (text for of_source in texts for text in of_source))):
             continue
-        if _repeats(texts) and (not may_repeat(column) or all(source.names_are_ids for source in sources)):
+        if _repeats(texts) and (column not in SURE_IDS or all(source.names_are_ids for source in sources)):
             whole = [[text and f"{source.label}/{text}".lstrip("/") for text in of_source]
                      for source, of_source in zip(sources, texts, strict=True)]  # fmt: skip
             if _repeats(whole) and not all(source.names_are_ids for source in sources):

@@ -6,6 +6,7 @@ The challenge's columns are `id,pred,score`, with `time` where the challenge ask
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import logging
@@ -15,7 +16,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..atomic import replace_file
 from ..modality import AUDIO, GENERATED, VIDEO, Modality
@@ -97,6 +97,7 @@ class ResultFile:
         self._next_write = 0.0
         self._trouble = ""
         self._unwritten = True
+        self._of_sound = False  # what is put are sound tracks
 
     @property
     def rows(self) -> Mapping[str, Result]:
@@ -105,11 +106,6 @@ class ResultFile:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    @property
-    def trouble(self) -> str:
-        """Why the last write failed; empty if it did not."""
-        return self._trouble
 
     def set_score(
         self,
@@ -144,12 +140,16 @@ class ResultFile:
         """What is known of a row now. Raises: KeyError: there is no such row."""
         if clip_id not in self._rows:
             raise KeyError(f"id {clip_id!r} is not in the result file")
-        self._rows[clip_id] = replace(row, sound=row.sound or self._rows[clip_id].sound)
+        known = self._rows[clip_id]
+        is_track = self._of_sound
+        self._rows[clip_id] = replace(known, sound=row) if is_track else replace(row, sound=row.sound or known.sound)
         self._unwritten = True
 
     def of_sound(self) -> ResultFile:
         """Takes results of the videos' sound tracks, beside those of their pictures, into the same file."""
-        return _SoundTracks(self, self.path, list(self._rows), AUDIO, detailed=True, segments=self._segments)
+        tracks = copy.copy(self)  # the rows are the same ones
+        tracks._of_sound = True
+        return tracks
 
     def resume(self, earlier: Mapping[str, Result]) -> set[str]:
         """Take over every row that has a score. Returns their ids: the rows that need no more work.
@@ -251,20 +251,6 @@ class ResultFile:
             return values
         numeric = {"score", "probability", "seconds", "duration", "time"}
         return {name: float(str(value)) if name in numeric and value else value for name, value in values.items()}
-
-
-class _SoundTracks(ResultFile):
-    """Rows of the same file, of which only the sound is known here."""
-
-    def __init__(self, whole: ResultFile, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._whole = whole
-
-    def put(self, clip_id: str, row: Result) -> None:
-        self._whole.put(clip_id, replace(self._whole.rows[clip_id], sound=row))
-
-    def write_if_due(self) -> None:
-        self._whole.write_if_due()
 
 
 def read_results(path: Path) -> dict[str, Result]:

@@ -85,22 +85,21 @@ def read_index(path: str) -> TarIndex:
 
 def count_members(indices: Sequence[TarIndex], modality: Modality) -> int:
     """Examples with a member of this modality."""
-    examples = (members for index in indices for members in index.examples.values())
-    return sum(any(member.suffix in modality.suffixes for member in members) for members in examples)
+    return sum(_has_media(members, modality) for index in indices for members in index.examples.values())
 
 
 def merge_examples(indices: Sequence[TarIndex], modality: Modality) -> list[TarIndex]:
     """Without the examples that have no media in one tar, and have it in another: their files lie apart."""
-
-    def has_media(members: Sequence[Member]) -> bool:
-        return any(member.suffix in modality.suffixes for member in members)
-
-    whole = {key for index in indices for key, members in index.examples.items() if has_media(members)}
+    whole = {key for one in indices for key, members in one.examples.items() if _has_media(members, modality)}
     return [
         replace(index, examples={key: members for key, members in index.examples.items()
-                                 if has_media(members) or key not in whole})
+                                 if _has_media(members, modality) or key not in whole})
         for index in indices
     ]  # fmt: skip
+
+
+def _has_media(members: Sequence[Member], modality: Modality) -> bool:
+    return any(member.suffix in modality.suffixes for member in members)
 
 
 class TarPart:
