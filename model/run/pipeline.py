@@ -79,6 +79,18 @@ class RunStats:
     def unscored(self) -> int:
         return self.rows - self.scored
 
+    def count(self, clip_id: str, score: float | None, reason: str) -> None:
+        """A row that is done. reason: why there is no score, or what was lost on the way."""
+        if score is None:
+            self.fallbacks[reason] += 1
+        else:
+            self.scored += 1
+            self.generated += score > 0
+            self.inconclusive += is_inconclusive(score)
+            self.salvaged += bool(reason)
+        if reason or score is None:
+            self.reasons[clip_id] = reason
+
     def write(self, path: Path) -> None:
         """As JSON: the fields, with `unscored`. Raises: OSError."""
         fallbacks = dict(self.fallbacks.most_common())  # `asdict` makes a counter of pairs of it
@@ -177,46 +189,32 @@ def _record(scored: Scored, clip: DecodedClip, result: ResultFile, stats: RunSta
     if not math.isfinite(scored.score):
         reason = "the network gives no finite score"
         result.set_unscored(clip.id, reason, seconds=seconds)
-        stats.fallbacks[reason] += 1
-        stats.reasons[clip.id] = reason
+        stats.count(clip.id, None, reason)
         log.warning("clip %s: not scored: %s", clip.id, reason)
         return
     result.set_score(
         clip.id, scored.score, reason=clip.prepared.note, seconds=seconds,
         duration_seconds=clip.prepared.duration_seconds, num_frames=clip.prepared.num_frames,
     )  # fmt: skip
-    stats.scored += 1
-    stats.generated += scored.score > 0
-    stats.inconclusive += is_inconclusive(scored.score)
+    stats.count(clip.id, scored.score, clip.prepared.note)
 
 
 def _record_windows(file: Collected, result: ResultFile, stats: RunStats) -> None:
     """A file of which every window is scored."""
     result.set_segments(file.id, file.segments, file.score, reason=file.reason, seconds=file.seconds)
-    if file.score is None:
-        stats.fallbacks[file.reason] += 1
-        stats.reasons[file.id] = file.reason
-        return
-    stats.scored += 1
-    stats.generated += file.score > 0
-    stats.inconclusive += is_inconclusive(file.score)
-    if file.reason:
-        stats.salvaged += 1
-        stats.reasons[file.id] = file.reason
+    stats.count(file.id, file.score, file.reason)
 
 
 def _count(clip: DecodedClip, stats: RunStats) -> None:
+    """What decoding a file took; and if it failed, that."""
     stats.transfer_seconds += clip.transfer_seconds
     prepared = clip.prepared
     if prepared is None:
         stats.decode_seconds += clip.seconds
-        stats.fallbacks[clip.reason] += 1
-        stats.reasons[clip.id] = clip.reason
+        stats.count(clip.id, None, clip.reason)
         log.warning("clip %s: not scored: %s", clip.id, clip.reason)
         return
     stats.decode_seconds += clip.seconds - prepared.cut_seconds
     stats.transform_seconds += prepared.cut_seconds
     if prepared.note:
-        stats.salvaged += 1
-        stats.reasons[clip.id] = prepared.note
         log.info("clip %s: scored with %s: %s", clip.id, prepared.reader, prepared.note)
