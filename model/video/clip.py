@@ -18,7 +18,7 @@ class Clip:
 
     runs: uint8 RGB arrays of shape (T_i, H, W, 3), consecutive frames each, in display order, as
     displayed (crop, rotation and mirroring of the container applied). pts_seconds: for each run the
-    presentation times, (T_i,) float64, nan where the file has none. decoder: which of DECODERS gave the
+    presentation times, (T_i,) float64, nan where the file has none. decoder: which of the readers gave the
     frames. note: what was lost on the way, empty if nothing. duration_seconds: of the whole file, nan if
     unknown.
     """

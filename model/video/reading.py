@@ -44,11 +44,10 @@ def _read_with_decord(
 
 
 READERS: Mapping[str, Reader] = {"decord": _read_with_decord, "pyav": _read_with_pyav}
-DECODERS = tuple(READERS)
 
 
 def reader_order(header: Header | None) -> tuple[str, ...]:
-    """Which of DECODERS reads a file first. header: what the container says; None if it is no MP4 and no Matroska file.
+    """Which of READERS reads a file first. header: what the container says; None if it is no MP4 and no Matroska file.
 
     PyAV comes first only where decord is wrong: it repeats or swaps frames in other containers (AVI, MPEG streams), at
     key frames of open groups of pictures and at such as are none; it shows what an edit list leaves out, applies no
@@ -91,21 +90,19 @@ def read_clip(
     limits: LimitsConfig,
     *,
     attempt: int | None = None,
-    decoders: tuple[str, ...] | None = None,
     readers: Mapping[str, Reader] = READERS,
 ) -> Clip:
     """Decode runs of frames that start at key frames.
 
     source: the file's bytes, or its path. attempt: only the decoder at this place of the file's `reader_order`; None:
-    one after the other. decoders: names in `readers`, in the order to try, instead of the file's. Limits are
-    checked on the header, before the cost is paid. Raises: Unreadable, and nothing else for a bad file.
+    one after the other. readers: decoder name -> function; those that `reader_order` does not know come last. Limits
+    are checked on the header, before the cost is paid. Raises: Unreadable, and nothing else for a bad file.
     """
     deadline = time.process_time() + limits.soft_seconds  # its own time: a busy machine must not cost frames
     source = checked_source(source, limits.max_file_bytes)
     header = _header_of(source, limits)
-    if decoders is None:
-        order = [name for name in reader_order(header) if name in readers]
-        decoders = tuple(order + [name for name in readers if name not in order])
+    known = [name for name in reader_order(header) if name in readers]
+    decoders = [*known, *(name for name in readers if name not in known)]
     reasons: list[str] = []
     for decoder in decoders if attempt is None else decoders[attempt : attempt + 1]:
         try:

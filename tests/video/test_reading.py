@@ -19,11 +19,12 @@ from model.config import LimitsConfig, SamplingConfig
 from model.modality import Refused, Unreadable
 from model.video.copies import encode
 from model.video.header import read_header
-from model.video.reading import read_clip, reader_order
+from model.video.reading import READERS, read_clip, reader_order
 from tests.toy_clips import PLAYABLE, SPECS, clip, picture, render
 
 # More than script.py reads: the frames after a key frame are looked at as well.
 SAMPLING, LIMITS = SamplingConfig(max_runs=3, max_run_frames=4), LimitsConfig()
+PYAV, DECORD = ({name: READERS[name]} for name in ("pyav", "decord"))
 ONE_KEY = {"h264_one_key", "gif"}  # clips with one key frame
 # Clips whose third run is whole: they are long, or have more key frames. Of the others the clip's end cuts it to two.
 THREE_WHOLE_RUNS = {
@@ -61,7 +62,7 @@ def colour_error_of(frame: np.ndarray, expected: np.ndarray) -> float:
 def test_frames_are_the_rendered_ones(name):
     """Right frames in the right order, upright, with the right matrix and range."""
     spec = SPECS[name]
-    clip_ = read_clip(clip(name), SAMPLING, LIMITS, decoders=("pyav",))
+    clip_ = read_clip(clip(name), SAMPLING, LIMITS, readers=PYAV)
     shown = [displayed(name, index) for index in range(spec.num_frames)]
     found = [int(np.argmin([error_of(frame, one) for one in shown])) for run in clip_.runs for frame in run]
     assert found == sorted(set(found)), "frames repeat, or are out of order"
@@ -86,9 +87,9 @@ def test_decord_gives_the_same_pixels_where_it_is_first(name):
     if reader_order(header)[0] != "decord":
         assert header is None or name in FOR_PYAV, "decord should read this first"
         return
-    ours = read_clip(clip(name), SAMPLING, LIMITS, decoders=("pyav",))
+    ours = read_clip(clip(name), SAMPLING, LIMITS, readers=PYAV)
     try:
-        theirs = read_clip(clip(name), SAMPLING, LIMITS, decoders=("decord",))
+        theirs = read_clip(clip(name), SAMPLING, LIMITS, readers=DECORD)
     except Unreadable:
         if "av1" in name and decord.decord.__version__ == "0.6.0":
             pytest.skip("decord 0.6.0 knows no AV1, and says so: PyAV reads it then")
@@ -107,7 +108,7 @@ def test_both_decoders_pass_over_blank_frames(num_blank, decoder):
     black = np.zeros((num_blank, 160, 160, 3), np.uint8)
     pictures = np.stack([picture(index, 160, 160) for index in range(75 - num_blank)])
     video = encode(np.concatenate([black, pictures]), "h264", 20)
-    clip_ = read_clip(video, SamplingConfig(max_runs=1), LIMITS, decoders=(decoder,))
+    clip_ = read_clip(video, SamplingConfig(max_runs=1), LIMITS, readers={decoder: READERS[decoder]})
     np.testing.assert_allclose(clip_.pts_seconds[0] * 25, [min(num_blank, 60), min(num_blank, 60) + 1], atol=0.05)
 
 
@@ -118,7 +119,7 @@ def test_pixels_equal_ffmpegs(name, tmp_path):
     path.write_bytes(clip(name))
     command = f"-v quiet -i {path} -fps_mode passthrough -f rawvideo -pix_fmt rgb24 -"
     raw = subprocess.run([get_ffmpeg_exe(), *command.split()], stdout=subprocess.PIPE, check=True).stdout
-    clip_ = read_clip(str(path), SAMPLING, LIMITS, decoders=("pyav",))
+    clip_ = read_clip(str(path), SAMPLING, LIMITS, readers=PYAV)
     frames = np.frombuffer(raw, dtype=np.uint8).reshape(-1, *clip_.runs[0].shape[1:]).astype(np.int16)
     for run in clip_.runs:
         for frame in run:
@@ -238,8 +239,9 @@ def test_limits_are_checked_on_the_header(limit, reason):
 def test_huge_pictures_cost_nothing(decoder):
     """Where each frame is a picture of its own, FFmpeg drops a size over the limit, and decord would decode it."""
     pytest.importorskip("decord")
+    limits = replace(LIMITS, max_frame_pixels=10_000)
     with pytest.raises(Unreadable, match="no frame can be decoded|one over the limit of 10000 pixels"):
-        read_clip(clip("mjpeg_avi"), SAMPLING, replace(LIMITS, max_frame_pixels=10_000), decoders=(decoder,))
+        read_clip(clip("mjpeg_avi"), SAMPLING, limits, readers={decoder: READERS[decoder]})
 
 
 @pytest.mark.parametrize("tracks", [70, 5000])
@@ -308,7 +310,7 @@ def stamped(container: str, pts_of: Callable[[int], int]) -> bytes:
     ids=["negative", "negative in mov", "thrice each", "all zero", "hours apart"],
 )
 def test_strange_timestamps(container, pts_of, first, frames):
-    clip_ = read_clip(stamped(container, pts_of), SAMPLING, LIMITS, decoders=("pyav",))
+    clip_ = read_clip(stamped(container, pts_of), SAMPLING, LIMITS, readers=PYAV)
     assert clip_.num_frames == frames
     assert colour_error_of(clip_.runs[0][0], displayed("mjpeg_mov", first)) < 4.0
 
@@ -335,7 +337,7 @@ def test_a_black_clip_is_read():
 def test_a_size_that_changes_mid_stream(sizes):
     """Each run has one size, and the frames before the change are the right ones."""
     parts = [render(replace(SPECS["h264_ts"], width=width, height=height)) for width, height in sizes]
-    clip_ = read_clip(b"".join(parts), SAMPLING, LIMITS, decoders=("pyav",))
+    clip_ = read_clip(b"".join(parts), SAMPLING, LIMITS, readers=PYAV)
     width, height = sizes[0]
     assert clip_.runs[0].shape[1:3] == (height, width) and clip_.num_frames >= 6
     assert colour_error_of(clip_.runs[0][0], picture(0, width, height)) < 4.0
@@ -365,7 +367,7 @@ def test_a_truncated_stream_is_salvaged(kept):
 
 def test_time_is_up_at_the_soft_limit():
     with pytest.raises(Unreadable, match="no frame decoded in 1e-06 s"):
-        read_clip(clip("h264"), SAMPLING, replace(LIMITS, soft_seconds=1e-6), decoders=("pyav",))
+        read_clip(clip("h264"), SAMPLING, replace(LIMITS, soft_seconds=1e-6), readers=PYAV)
 
 
 def test_each_decoder_is_named_when_none_can_read():
@@ -377,17 +379,15 @@ def test_each_decoder_is_named_when_none_can_read():
 
     readers = {"one": fails, "two": is_greedy}
     with pytest.raises(Unreadable, match="one: broken; two: needs more than [0-9]+ MiB"):
-        read_clip(clip("h264"), SAMPLING, LIMITS, decoders=("one", "two"), readers=readers)
+        read_clip(clip("h264"), SAMPLING, LIMITS, readers=readers)
 
 
 def test_the_next_decoder_reads_what_the_first_cannot():
-    from model.video.reading import READERS
-
     def fails(*_):
         raise Unreadable("broken")
 
-    clip_ = read_clip(clip("h264"), SAMPLING, LIMITS, decoders=("bad", "pyav"), readers={"bad": fails, **READERS})
-    assert (clip_.decoder, clip_.note) == ("pyav", "bad: broken")
+    clip_ = read_clip(clip("h264"), SAMPLING, LIMITS, readers={"decord": fails, **PYAV})
+    assert (clip_.decoder, clip_.note) == ("pyav", "decord: broken")
 
 
 def test_without_pyav_decord_reads(monkeypatch):

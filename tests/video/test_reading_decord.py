@@ -11,8 +11,10 @@ import pytest
 
 from model.config import LimitsConfig, SamplingConfig
 from model.modality import Unreadable
-from model.video.reading import read_clip
+from model.video.reading import READERS, read_clip
 from tests.toy_clips import clip
+
+DECORD = {"decord": READERS["decord"]}
 
 
 def test_reasons_are_the_same_every_time() -> None:
@@ -22,7 +24,7 @@ def test_reasons_are_the_same_every_time() -> None:
     start = content.find(b"mdat") + 300
     content[start : start + 8700] = bytes(8700)
     with pytest.raises(Unreadable, match="decord: DECORDError: Check failed: avcodec_send_packet") as raised:
-        read_clip(bytes(content), SamplingConfig(), LimitsConfig(), decoders=("decord",))
+        read_clip(bytes(content), SamplingConfig(), LimitsConfig(), readers=DECORD)
     assert not re.search(r"[0-9]{2}:[0-9]{2}:[0-9]{2}|[.]cc:", str(raised.value))
 
 
@@ -37,4 +39,4 @@ def test_reasons_do_not_hold_the_file_s_place(tmp_path: Path) -> None:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
     with pytest.raises(Unreadable, match="decord: DECORDError: Failed to measure duration"):
-        read_clip(str(tmp_path / "sample.webm"), SamplingConfig(), LimitsConfig(), decoders=("decord",))
+        read_clip(str(tmp_path / "sample.webm"), SamplingConfig(), LimitsConfig(), readers=DECORD)

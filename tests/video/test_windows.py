@@ -13,12 +13,13 @@ import pytest
 from model.config import LimitsConfig, SamplingConfig, SegmentConfig
 from model.modality import Refused, Unreadable
 from model.video.copies import encode
-from model.video.reading import read_clip
+from model.video.reading import READERS, read_clip
 from model.video.windows import Window, read_windows
 from tests.toy_clips import PLAYABLE, SPECS, ClipSpec, clip, picture, render
 
 CONFIG, SAMPLING, LIMITS = SegmentConfig(1.0), SamplingConfig(), LimitsConfig()
 EVERYTHING = SamplingConfig(max_runs=1, max_run_frames=10_000)
+PYAV = {"pyav": READERS["pyav"]}
 
 
 def windows_of(source: bytes | str, config: SegmentConfig = CONFIG) -> list[Window]:
@@ -37,7 +38,7 @@ def places_of(window: Window, frames: np.ndarray) -> list[int]:
 
 def check(source: bytes, rate: float) -> list[list[int]]:
     """Windows lie side by side from the first frame to the last; each has frames of its own time. Returns places."""
-    whole = read_clip(source, EVERYTHING, LIMITS, decoders=("pyav",)).runs[0]
+    whole = read_clip(source, EVERYTHING, LIMITS, readers=PYAV).runs[0]
     found = windows_of(source)
     assert found[0].start_seconds == 0 and found[-1].end_seconds == pytest.approx(len(whole) / rate, abs=0.2)
     places = [places_of(window, whole) for window in found]
@@ -55,7 +56,7 @@ def test_frames_of_every_format(name: str) -> None:
 
 
 def test_frames_of_variable_rate_go_by_their_times() -> None:
-    whole = read_clip(clip("h264_variable_rate"), EVERYTHING, LIMITS, decoders=("pyav",))
+    whole = read_clip(clip("h264_variable_rate"), EVERYTHING, LIMITS, readers=PYAV)
     seconds = whole.pts_seconds[0] - whole.pts_seconds[0][0]
     found = windows_of(clip("h264_variable_rate"))
     assert len(found) > 1
@@ -104,7 +105,7 @@ def test_a_bare_stream_goes_by_its_rate() -> None:
     """No container, so no times and nothing to seek by."""
     with av.open(io.BytesIO(clip("h264_ts"))) as container:
         bare = b"".join(bytes(packet) for packet in container.demux(video=0))
-    whole = read_clip(bare, EVERYTHING, LIMITS, decoders=("pyav",)).runs[0]
+    whole = read_clip(bare, EVERYTHING, LIMITS, readers=PYAV).runs[0]
     places = [place for window in windows_of(bare) for place in places_of(window, whole)]
     assert places == sorted(set(places)) and places[0] == 0
 
