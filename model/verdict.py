@@ -47,9 +47,7 @@ class Verdict:
     @property
     def in_words(self) -> str:
         """`generated`, `inconclusive, rather generated`, or `no score`."""
-        if self.score is None:
-            return "no score"
-        return f"inconclusive, rather {self.label}" if is_inconclusive(self.score) else self.label
+        return words_of(self.score, self.label)
 
 
 def words_of(score: float | None, genuine: str) -> str:

@@ -216,7 +216,10 @@ def compressor(samples: np.ndarray, severity: int, rng: np.random.Generator) -> 
 
 def clip(samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """Overdriven: peaks are cut off, or bent."""
-    return _soft_clip(samples, severity) if rng.random() < 0.5 else _hard_clip(samples, severity)
+    if rng.random() < 0.5:
+        return _soft_clip(samples, severity)
+    top = float(np.quantile(np.abs(samples), {1: 0.998, 2: 0.99, 3: 0.96}[severity])) + 1e-6
+    return np.clip(samples, -top, top)
 
 
 def denoise(samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
@@ -228,11 +231,6 @@ def denoise(samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.
 def _soft_clip(samples: np.ndarray, severity: int) -> np.ndarray:
     loud = float(np.sqrt(np.mean(samples**2))) + 1e-6
     return np.tanh(samples / loud * {1: 0.15, 2: 0.4, 3: 1.0}[severity]).astype(np.float32)
-
-
-def _hard_clip(samples: np.ndarray, severity: int) -> np.ndarray:
-    top = float(np.quantile(np.abs(samples), {1: 0.998, 2: 0.99, 3: 0.96}[severity])) + 1e-6
-    return np.clip(samples, -top, top)
 
 
 def _decibels(severity: int, rng: np.random.Generator) -> float:

@@ -34,21 +34,15 @@ class SpeechArchitecture(TypedDict):
     blocks: int
 
 
-def mel_filters(num_mels: int = _NUM_MELS) -> np.ndarray:
-    """Triangles of unit area on Slaney's mel scale, as librosa makes them: float64 (num_mels, _FFT_SIZE // 2 + 1)."""
-    edges = _mel_to_hertz(np.linspace(0, _hertz_to_mel(SAMPLE_RATE / 2), num_mels + 2))
+def mel_filters() -> np.ndarray:
+    """Triangles of unit area on Slaney's mel scale, as librosa makes them: float64 (_NUM_MELS, _FFT_SIZE // 2 + 1)."""
+    top = 15 + 27 * np.log(SAMPLE_RATE / 2 / 1000) / np.log(6.4)  # in mel
+    mels = np.linspace(0, top, _NUM_MELS + 2)
+    edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))  # in hertz
     bins = np.arange(_FFT_SIZE // 2 + 1) * SAMPLE_RATE / _FFT_SIZE
     rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
     return np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
-
-
-def _hertz_to_mel(hertz: float) -> float:
-    return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
-
-
-def _mel_to_hertz(mel: np.ndarray) -> np.ndarray:
-    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
 
 
 class LogMel(nn.Module):

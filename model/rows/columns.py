@@ -110,7 +110,8 @@ def _rank(name: str, storage: pa.DataType, noted: str, kind: Modality) -> tuple[
     other_type = noted in _OTHER_TYPES or noted in {one.column_type for one in MODALITIES.values()} - {kind.column_type}
     if noted == kind.column_type:
         return 1, order
-    if not (_is_text(storage) or _holds_bytes(storage)) or (other_type and not named):
+    holds_bytes = _is_binary(_element(storage)) or _struct_holds_media(storage)
+    if not (_is_text(storage) or holds_bytes) or (other_type and not named):
         return 0, 0
     if named and not _is_text(storage):
         return 3 if other_type else 2, order
@@ -159,11 +160,6 @@ def _is_binary(storage: pa.DataType) -> bool:
 def _is_text(storage: pa.DataType) -> bool:
     storage = _element(storage)
     return pa.types.is_string(storage) or pa.types.is_large_string(storage) or pa.types.is_string_view(storage)
-
-
-def _holds_bytes(storage: pa.DataType) -> bool:
-    storage = _element(storage)
-    return _is_binary(storage) or _struct_holds_media(storage)
 
 
 def _struct_holds_media(storage: pa.DataType) -> bool:

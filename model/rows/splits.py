@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -17,6 +17,15 @@ SPLIT = "test"
 _KEYWORDS = ("test", "testing", "eval", "evaluation")  # in this order
 _OTHER_KEYWORDS = {"train", "training", "validation", "valid", "dev", "val"}
 _SEPARATORS = "[-._ 0-9]"
+_BEFORE, _AFTER = f"[^/]*{_SEPARATORS}", f"{_SEPARATORS}[^/]*"
+_FOLDER_PATTERNS = [  # such as test/x, data/test-1/x, my_test/x, a.test.b/x
+    re.compile(f"(?:.*/)?{before}{word}{after}/.*", re.IGNORECASE)
+    for word in _KEYWORDS
+    for before, after in (("", ""), ("", _AFTER), (_BEFORE, ""), (_BEFORE, _AFTER))
+]
+_FILE_PATTERNS = [  # such as test.parquet, data/test-0.parquet, my_test_0.parquet
+    re.compile(f"(?:.*/)?{before}{word}{_AFTER}", re.IGNORECASE) for word in _KEYWORDS for before in ("", _BEFORE)
+]
 _SHARDED = re.compile(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*\.[^/]*", re.IGNORECASE)
 
 
@@ -59,25 +68,10 @@ def files_of_split(root: Path, files: Sequence[Path]) -> list[Path]:
     if any(is_test_name(split) for split in sharded.values()):
         splits = choose_splits(list(dict.fromkeys(sharded.values())))
         return [by_name[name] for split in splits for name in by_name if sharded.get(name) == split]
-    for patterns in (_folder_patterns(), _file_patterns()):
+    for patterns in (_FOLDER_PATTERNS, _FILE_PATTERNS):
         matching = [name for pattern in patterns for name in by_name if pattern.fullmatch(name)]
         if matching:
             return [by_name[name] for name in dict.fromkeys(matching)]
     if files:
         log.info("no file named for the split %r: reading all %d", SPLIT, len(files))
     return list(files)
-
-
-def _folder_patterns() -> Iterator[re.Pattern[str]]:
-    """Such as test/x, data/test-1/x, my_test/x, a.test.b/x."""
-    for word in _KEYWORDS:
-        for before, after in (("", ""), ("", f"{_SEPARATORS}[^/]*"), (f"[^/]*{_SEPARATORS}", ""),
-                              (f"[^/]*{_SEPARATORS}", f"{_SEPARATORS}[^/]*")):  # fmt: skip
-            yield re.compile(f"(?:.*/)?{before}{word}{after}/.*", re.IGNORECASE)
-
-
-def _file_patterns() -> Iterator[re.Pattern[str]]:
-    """Such as test.parquet, data/test-0.parquet, my_test_0.parquet."""
-    for word in _KEYWORDS:
-        for before in ("", f"[^/]*{_SEPARATORS}"):
-            yield re.compile(f"(?:.*/)?{before}{word}{_SEPARATORS}[^/]*", re.IGNORECASE)

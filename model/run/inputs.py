@@ -43,9 +43,7 @@ def find_files(names: Sequence[str], modality: Modality | None = None) -> Found:
             raise InputError(f"{name} is a URL, and nothing here uses the network: download the file first")
         path = Path(name)
         if path.is_dir():
-            found = _files_below(path, modality)
-            files += found.files
-            left_out += found.left_out
+            files += _files_below(path, modality, left_out)
         elif os.path.lexists(path):
             files.append(path)
         else:
@@ -53,8 +51,8 @@ def find_files(names: Sequence[str], modality: Modality | None = None) -> Found:
     return Found(files, left_out)
 
 
-def _files_below(folder: Path, modality: Modality | None) -> Found:
-    files, left_out = [], Counter[str]()
+def _files_below(folder: Path, modality: Modality | None, left_out: Counter[str]) -> list[Path]:
+    files, others = [], Counter[str]()
     for path, below, names in os.walk(folder, onerror=_raise_unreadable):
         below[:] = [name for name in below if not name.startswith(".")]
         for name in (name for name in names if not name.startswith(".")):
@@ -62,14 +60,15 @@ def _files_below(folder: Path, modality: Modality | None) -> Found:
             if kind is not None and modality in (None, kind):
                 files.append(Path(path, name))
             else:
-                left_out[Path(name).suffix.lower() or "no suffix"] += 1
+                others[Path(name).suffix.lower() or "no suffix"] += 1
     if not files:
         kinds = [modality] if modality else list(MODALITIES.values())
         suffixes = " ".join(sorted(set().union(*(kind.suffixes for kind in kinds))))
-        others = f"; what it holds: {describe(left_out)}" if left_out else "; it is empty"
+        held = f"; what it holds: {describe(others)}" if others else "; it is empty"
         what = " or ".join(kind.name for kind in kinds)
-        raise InputError(f"no {what} file in {folder}: looked for names ending in {suffixes}{others}")
-    return Found(sorted(files), left_out)
+        raise InputError(f"no {what} file in {folder}: looked for names ending in {suffixes}{held}")
+    left_out += others
+    return sorted(files)
 
 
 def _raise_unreadable(error: OSError) -> None:

@@ -251,7 +251,7 @@ class DecodePool:
                     if not self._put(self._results, clip):
                         return None
                     num_windows += 1
-                    reply, content = worker.receive()
+                    reply, content = worker.run(None)
             except WorkerDied as died:
                 if self._stopping.is_set():
                     break

@@ -86,19 +86,12 @@ class WorkerProcess:
             self.stop()
             raise WorkerStartError(f"no decode process can be started: it began with {ready[:20]!r}")
 
-    def run(self, source: bytes | str, attempt: int) -> tuple[Reply, np.ndarray | None]:
+    def run(self, source: bytes | str | None, attempt: int = 0) -> tuple[Reply, np.ndarray | None]:
         """Prepare one file on a started worker. Returns the reply and, if the file is prepared, its content.
 
-        Where `reply.more` is true, `receive` gets the next window. Raises: WorkerDied, with the cause; `start` then
-        starts another.
+        Where `reply.more` is true, the source None gets the next window, with a time limit of its own. Raises:
+        WorkerDied, with the cause; `start` then starts another.
         """
-        return self._exchange(source, attempt)
-
-    def receive(self) -> tuple[Reply, np.ndarray | None]:
-        """The next window's reply and content, with a time limit of its own. Raises: as `run`."""
-        return self._exchange(None, 0)
-
-    def _exchange(self, source: bytes | str | None, attempt: int) -> tuple[Reply, np.ndarray | None]:
         connection = self._connection
         if connection is None:
             raise WorkerDied("no decode process was started")

@@ -255,7 +255,7 @@ class BatchScorer:
             staging = torch.empty((total, *shape), dtype=torch.from_numpy(clips[0]).dtype, pin_memory=True)
             np.concatenate(clips, out=staging.numpy())
             parts = []
-            for part in self._parts(staging):
+            for part in staging.tensor_split(-(-total // self.batch_views)):  # as few equal parts as keep to it
                 with torch.cuda.stream(self._copies):
                     on_device = part.to(self.detector.device, non_blocking=True)
                 compute.wait_stream(self._copies)
@@ -266,10 +266,6 @@ class BatchScorer:
             fetched[kind, shape].copy_(features, non_blocking=True)
         done.record(compute)
         return fetched, (begun, done)
-
-    def _parts(self, views: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """As few equal parts as keep to `batch_views`."""
-        return views.tensor_split(-(-len(views) // self.batch_views))
 
     def _shrink(self) -> None:
         if self.batch_views == 1:

@@ -100,7 +100,12 @@ def read_clip(
     """
     deadline = time.process_time() + limits.soft_seconds  # its own time: a busy machine must not cost frames
     source = checked_source(source, limits.max_file_bytes)
-    header = _header_of(source, limits)
+    try:
+        from .header import read_header
+    except ImportError:  # no PyAV, which reads it
+        header = None
+    else:
+        header = read_header(source, limits)
     known = [name for name in reader_order(header) if name in readers]
     decoders = [*known, *(name for name in readers if name not in known)]
     reasons: list[str] = []
@@ -116,11 +121,3 @@ def read_clip(
         else:
             return replace(clip, decoder=decoder, note="; ".join(filter(None, [*reasons, clip.note])))
     raise Unreadable("; ".join(reasons) or "no decoder left to try")
-
-
-def _header_of(source: bytes | str, limits: LimitsConfig) -> Header | None:
-    try:
-        from .header import read_header
-    except ImportError:  # no PyAV, which reads it
-        return None
-    return read_header(source, limits)
