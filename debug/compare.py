@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
 
 from debug.metric import MetricError, class_labels, join_submission, load_csv, measure_split, select_split
-from model.metric import Interval, draw_counts, pairwise_wins, percentile_interval
+from model.metric import Interval, draw_counts, pairwise_wins, percentile_interval, redrawn_auc
 
 ALPHA = 0.05
 
@@ -72,21 +72,14 @@ def difference_draws(table: pd.DataFrame, *, num_draws: int, seed: int) -> np.nd
 def permutation_p_value(table: pd.DataFrame, *, num_draws: int, seed: int) -> float:
     """Two-sided: how often would swapping A and B in random sources give at least this difference?
 
-    All swaps are tried where they are fewer than `num_draws`. Sources without a difference cannot matter.
+    All swaps are tried where they are fewer than `num_draws`.
     """
     parts = [_differences(table, label) for label in class_labels(table["label"])]
     weights = np.concatenate([part / len(part) / 2 for part in parts])
-    observed = abs(weights.sum())
-    weights = weights[weights != 0]
-    if not len(weights):
-        return 1.0
-    tolerance = 1e-12
-    if 2 ** len(weights) <= num_draws:
-        bits = (np.arange(2 ** len(weights))[:, None] >> np.arange(len(weights))) & 1
-        return float((np.abs((2 * bits - 1) @ weights) >= observed - tolerance).mean())
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(num_draws, len(weights)))
-    extreme = int((np.abs(signs @ weights) >= observed - tolerance).sum())
-    return (extreme + 1) / (num_draws + 1)  # the observed labelling is one of the possible ones
+    swapped = permutation_test(
+        (weights,), np.sum, permutation_type="samples", n_resamples=num_draws, rng=np.random.default_rng(seed)
+    )
+    return float(swapped.pvalue)
 
 
 def _differences(table: pd.DataFrame, label: str) -> np.ndarray:
@@ -117,11 +110,7 @@ def _auc_difference(rows_a: pd.DataFrame, rows_b: pd.DataFrame, *, num_draws: in
     sources = rows_a["source"].to_numpy()[scored]
     wins_a, generated_counts, real_counts = pairwise_wins(rows_a["score"].to_numpy()[scored], is_generated, sources)
     wins_b, _, _ = pairwise_wins(rows_b["score"].to_numpy()[scored], is_generated, sources)
-    rng = np.random.default_rng(seed)
-    generated = draw_counts(rng, len(generated_counts), num_draws)
-    real = draw_counts(rng, len(real_counts), num_draws)
-    gained = np.einsum("bg,gr,br->b", generated, wins_b - wins_a, real, optimize=True)
-    draws = gained / ((generated @ generated_counts) * (real @ real_counts))
+    draws = redrawn_auc(wins_b - wins_a, generated_counts, real_counts, num_draws=num_draws, seed=seed)
     difference = (wins_b - wins_a).sum() / generated_counts.sum() / real_counts.sum()
     return float(difference), percentile_interval(draws)
 
@@ -225,12 +214,6 @@ def format_side_by_side(
     return "\n".join(lines)
 
 
-def _name_submissions(paths: Sequence[Path]) -> dict[str, Path]:
-    """Short names that differ: the file's stem, or its whole path where stems repeat."""
-    stems = [path.stem for path in paths]
-    return {path.stem if stems.count(path.stem) == 1 else str(path): path for path in paths}
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m debug.compare", description=__doc__.splitlines()[0])
     parser.add_argument("solution", type=Path)
@@ -242,7 +225,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         solution = load_csv(options.solution)
-        submissions = {name: load_csv(path) for name, path in _name_submissions(options.submissions).items()}
+        stems = [path.stem for path in options.submissions]  # names, where they differ
+        names = [path.stem if stems.count(path.stem) == 1 else str(path) for path in options.submissions]
+        submissions = {name: load_csv(path) for name, path in zip(names, options.submissions, strict=True)}
         results = compare(solution, submissions, split=options.split, num_draws=options.draws, seed=options.seed)
     except MetricError as error:
         parser.exit(2, f"error: {error}\n")

@@ -231,7 +231,8 @@ def format_table(metrics: Metrics, *, num_sources: int = 10) -> str:
         lines.append(f"{key.replace('_', ' ').replace('genuine', genuine):<22}" + "".join(cells))
     for key in ("fail_rate", "total_time", "cllr", "min_cllr"):
         unit = {"total_time": " s", "cllr": " bits", "min_cllr": " bits"}.get(key, "")
-        cells = [_cell(getattr(split, key), unit) for split in splits]
+        values = [getattr(split, key) for split in splits]
+        cells = ["-" if math.isnan(value) else f"{value:.4f}{unit}" for value in values]
         lines.append(f"{key.replace('_', ' '):<22}" + "".join(f"{cell:>24}" for cell in cells))
     cells = [f"{s.best.balanced_accuracy:.4f} at {s.best.threshold:+.3f}" if s.best else "-" for s in splits]
     lines.append(f"{'best threshold':<22}" + "".join(f"{cell:>24}" for cell in cells))
@@ -253,10 +254,6 @@ def format_table(metrics: Metrics, *, num_sources: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: float, unit: str) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}{unit}"
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m debug.metric", description=__doc__.splitlines()[0])
     parser.add_argument("solution", type=Path, help="CSV with id,pred,source,split")
@@ -267,12 +264,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     try:
-        metrics = evaluate(
-            load_csv(options.solution),
-            load_csv(options.submission),
-            num_draws=options.draws,
-            seed=options.seed,
-        )
+        solution, submission = load_csv(options.solution), load_csv(options.submission)
+        metrics = evaluate(solution, submission, num_draws=options.draws, seed=options.seed)
     except MetricError as error:
         parser.exit(2, f"error: {error}\n")
     if options.json:

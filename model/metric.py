@@ -157,7 +157,13 @@ def roc_auc_draws(
     counts = [len(np.unique(sources[rows].astype(str))) for rows in (is_generated, ~is_generated)]
     if min(counts) < MIN_SOURCES:
         return np.full(num_draws, np.nan)
-    wins, generated_counts, genuine_counts = _pad(*pairwise_wins(scores, is_generated, sources))
+    return redrawn_auc(*_pad(*pairwise_wins(scores, is_generated, sources)), num_draws=num_draws, seed=seed)
+
+
+def redrawn_auc(
+    wins: np.ndarray, generated_counts: np.ndarray, genuine_counts: np.ndarray, *, num_draws: int, seed: int
+) -> np.ndarray:
+    """`pairwise_wins`, or the difference of two, over redrawn sources: float (num_draws,)."""
     rng = np.random.default_rng(seed)
     generated = draw_counts(rng, len(generated_counts), num_draws)
     genuine = draw_counts(rng, len(genuine_counts), num_draws)
