@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from debug.check_submission import BROKEN
-from debug.layouts import Example
+from debug.layouts import Example, with_spoilt
 from debug.voices import VOICES, WHISPER, Voice, speak
 
 GENUINE = "pristine"
@@ -61,14 +61,9 @@ def build_examples(recordings: Mapping[str, bytes]) -> list[Example]:
         examples.append(_synthesised(VOICES[voice], "generated", split, encoding, number))
     spoken = speak(VOICES[0], _SECONDS, _RATE, 99)
     whole = encode_samples(spoken, _RATE, SOUND_ENCODINGS["mp3"])
-    examples.append(
-        Example("damaged-salvageable", "generated", VOICES[0].name, "public", ".mp3", whole[: len(whole) * 3 // 4])
-    )
+    damaged = Example("damaged-salvageable", "generated", VOICES[0].name, "public", ".mp3", whole)
     unfinished = encode_samples(spoken, _RATE, SOUND_ENCODINGS["aac"])  # its index comes last, and is cut
-    garbage = np.random.default_rng(0).bytes(5000)
-    for name, content in (("broken-truncated", unfinished[: len(unfinished) // 2]), ("broken-garbage", garbage)):
-        examples.append(Example(name, GENUINE, BROKEN, "public", ".m4a", content, readable=False))
-    return sorted(examples, key=lambda example: example.id)
+    return with_spoilt(examples, damaged, Example("broken", GENUINE, BROKEN, "public", ".m4a", unfinished))
 
 
 def _build_real(recording: bytes) -> Iterator[Example]:

@@ -85,7 +85,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    files = _find_clips(options)
+    if options.folder is None:
+        files = make_clips(CACHE, plan_clips(options.clips))
+    else:
+        found = (file for file in options.folder.rglob("*") if file.suffix.lower() in VIDEO.suffixes)
+        files = sorted(found)[: options.clips]
     if not files:
         print(f"no video in {options.folder}", file=sys.stderr)
         return 1
@@ -103,12 +107,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.output:
         options.output.write_text(_with_own_words(text, options.output), encoding="utf-8")
     return 0
-
-
-def _find_clips(options: argparse.Namespace) -> list[Path]:
-    if options.folder is None:
-        return make_clips(CACHE, plan_clips(options.clips))
-    return sorted(file for file in options.folder.rglob("*") if file.suffix.lower() in VIDEO.suffixes)[: options.clips]
 
 
 def _measure(

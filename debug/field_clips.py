@@ -72,15 +72,6 @@ def with_clean_aperture(content: bytes, *numbers: int) -> bytes:
     return bytes(data)
 
 
-def _cropped(shop: Workshop) -> Path:
-    return shop.write("cropped.mp4", with_clean_aperture(shop.h264.read_bytes(), 120, 1, 100, 1, 0, 1, 0, 1))
-
-
-def _with_wrong_flags(shop: Workshop) -> Path:
-    content = shop.h264.read_bytes()
-    return shop.write("flags.mp4", content.replace(b"stss", b"free"))
-
-
 _COPY = ("-c", "copy")
 _BOTH = ("-map", "0:v", "-map", "1:v", "-c:v", "mpeg4", "-g", 5)
 # What a seek loses, colour tags that cannot be converted, mirrors, crops, edit lists, key flags, several tracks.
@@ -97,9 +88,11 @@ FIELD_FAMILIES: Mapping[str, Callable[[Workshop], Path]] = {
     "mirrored_mp4": lambda shop: shop.build(
         "mirrored.mp4", "-display_rotation", 90, "-display_hflip", "-i", shop.h264, *_COPY
     ),
-    "cropped_mp4": _cropped,
+    "cropped_mp4": lambda shop: shop.write(
+        "cropped.mp4", with_clean_aperture(shop.h264.read_bytes(), 120, 1, 100, 1, 0, 1, 0, 1)
+    ),
     "cut_by_edit_list_mp4": lambda shop: shop.build("cut.mp4", "-ss", "0.75", "-i", shop.h264, *_COPY),
-    "no_key_flags_mp4": _with_wrong_flags,
+    "no_key_flags_mp4": lambda shop: shop.write("flags.mp4", shop.h264.read_bytes().replace(b"stss", b"free")),
     "two_tracks_mkv": lambda shop: shop.build("two.mkv", *source(), *source("320x240", picture="testsrc"), *_BOTH),
     "still_beside_mkv": lambda shop: shop.build(
         "still.mkv", "-i", shop.still, *source(), "-map", "0:v", "-map", "1:v", "-c:v:0", "mjpeg", "-c:v:1", "mpeg4"

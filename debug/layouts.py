@@ -7,8 +7,10 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from model.modality import Modality
 
@@ -27,6 +29,17 @@ class Example:
     suffix: str
     content: bytes
     readable: bool = True
+
+
+def with_spoilt(examples: Iterable[Example], damaged: Example, unfinished: Example) -> list[Example]:
+    """By id; with three quarters of one file, half of another that is lost without its end, and noise in its place."""
+    cut = replace(damaged, content=damaged.content[: len(damaged.content) * 3 // 4])
+    half, noise = unfinished.content[: len(unfinished.content) // 2], np.random.default_rng(0).bytes(5000)
+    broken = [
+        replace(unfinished, id=f"{unfinished.id}-{name}", content=content, readable=False)
+        for name, content in (("truncated", half), ("garbage", noise))
+    ]
+    return sorted([*examples, cut, *broken], key=lambda example: example.id)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from debug.check_submission import BROKEN
-from debug.layouts import Example
+from debug.layouts import Example, with_spoilt
 from debug.scenes import Scene, clouds, discs, plasma, shaky_noise
 from model.run.worker import leave_real_time
 
@@ -82,14 +82,9 @@ def build_examples(footage: Mapping[str, bytes]) -> list[Example]:
         split = "public" if scene in (plasma, discs) else "private"
         examples.append(_example(name, "generated", f"rendered {scene.__name__}", split, encoding, frames))
     whole = encode_frames(plasma(NUM_FRAMES, 240, 320, 99), replace(ENCODINGS["h264"], fragmented=True))
-    examples.append(
-        Example("damaged-salvageable", "generated", "rendered plasma", "public", ".mp4", whole[: len(whole) * 3 // 4])
-    )
+    damaged = Example("damaged-salvageable", "generated", "rendered plasma", "public", ".mp4", whole)
     unfinished = encode_frames(discs(NUM_FRAMES, 240, 320, 98), ENCODINGS["h264"])  # its index comes last, and is cut
-    garbage = np.random.default_rng(0).bytes(5000)
-    for name, content in (("broken-truncated", unfinished[: len(unfinished) // 2]), ("broken-garbage", garbage)):
-        examples.append(Example(name, "real", BROKEN, "public", ".mp4", content, readable=False))
-    return sorted(examples, key=lambda example: example.id)
+    return with_spoilt(examples, damaged, Example("broken", "real", BROKEN, "public", ".mp4", unfinished))
 
 
 def _build_real(footage: Mapping[str, bytes]) -> Iterator[Example]:
