@@ -91,21 +91,20 @@ def collect_parts(rows: pd.DataFrame, options: argparse.Namespace) -> ReportPart
         dataset, candidates = options.clips, rows[rows["id"] == rows["file"]]
     if dataset:
         # torch and the decoders are needed for the frames only
-        from debug.report import strips
-        from debug.report.shows import build_show
+        from debug.report import shows
 
         labels = class_labels(rows["label"])
-        worst = {label: strips.worst_mistakes(candidates, label, count=options.mistakes) for label in labels}
+        worst = {label: shows.worst_mistakes(candidates, label, count=options.mistakes) for label in labels}
         lost = rows[rows["score"].isna()]
         modality = next(modality for modality in MODALITIES.values() if modality.genuine == labels[1])
-        show = build_show(modality, options.weights, options.device)
+        show = shows.build_show(modality, options.weights, options.device)
         wanted = {*lost["id"], *pd.concat(worst.values())["id"]}
         if options.scores:
             media = {clip_id: str(dataset / clip_id) for clip_id in wanted if (dataset / clip_id).is_file()}
         else:
-            media = strips.load_media(dataset, wanted, modality)
-        mistakes = {label: strips.mistake_section(worst[label], media, show) for label in labels}
-        fallbacks = strips.fallback_reasons(lost, media, show)
+            media = shows.load_media(dataset, wanted, modality)
+        mistakes = {label: shows.mistake_section(worst[label], media, show) for label in labels}
+        fallbacks = shows.fallback_reasons(lost, media, show)
     reasons = load_reasons(options.stats) if options.stats else {}
     told = f"Scores {options.scores}" if options.scores else f"Solution {options.solution}, {options.submission}"
     footer = f"{told}; seed {options.seed}."

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import av
 import numpy as np
@@ -97,7 +98,7 @@ def decode(content: bytes) -> tuple[np.ndarray, int]:
         return np.concatenate([frame.to_ndarray()[0] for frame in frames]), rate
 
 
-def through(samples: np.ndarray, name: str, severity: int, rng: np.random.Generator) -> np.ndarray:
+def through(name: str, samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """Into a codec at a drawn sampling rate and bit rate, and back to 16 kHz."""
     codec = CODECS[name]
     rate, bit_rate = int(rng.choice(codec.rates)), None
@@ -107,15 +108,6 @@ def through(samples: np.ndarray, name: str, severity: int, rng: np.random.Genera
             bit_rate = min(_AMR_BIT_RATES, key=lambda one: abs(one - (bit_rate or 0)))
     decoded, rate = decode(encode(resample(samples, SAMPLE_RATE, rate), name, rate=rate, bit_rate=bit_rate))
     return resample(decoded, rate, SAMPLE_RATE)
-
-
-def _codec_operation(name: str) -> Operation:
-    def operation(samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-        return through(samples, name, severity, rng)
-
-    operation.__doc__ = f"Encode with {name} at a random rate and quality and decode."
-    operation.__name__ = name
-    return operation
 
 
 def rate(samples: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
@@ -254,7 +246,7 @@ def _filtered(samples: np.ndarray, name: str, arguments: str) -> np.ndarray:
     return run_filters(samples, SAMPLE_RATE, [(name, arguments), last])
 
 
-CODEC_OPERATIONS: dict[str, Operation] = {name: _codec_operation(name) for name in CODECS} | {"rate": rate}
+CODEC_OPERATIONS: dict[str, Operation] = {name: partial(through, name) for name in CODECS} | {"rate": rate}
 LAUNDERING_OPERATIONS: dict[str, Operation] = {
     "noise": noise,
     "babble": babble,

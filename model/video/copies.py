@@ -10,6 +10,7 @@ import io
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import av
 import numpy as np
@@ -183,13 +184,9 @@ def choose_crf(codec: str, severity: int, rng: np.random.Generator) -> int:
     return int(rng.integers(low, high + 1))
 
 
-def _reencode(codec: str) -> Operation:
-    def operation(frames_thwc: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-        return decode(encode(frames_thwc, codec, choose_crf(codec, severity, rng)))
-
-    operation.__doc__ = f"Re-encode with {codec} at a random quality and decode."
-    operation.__name__ = codec
-    return operation
+def _reencode(codec: str, frames_thwc: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+    """Into a codec at a random quality and back."""
+    return decode(encode(frames_thwc, codec, choose_crf(codec, severity, rng)))
 
 
 PIXEL_OPERATIONS: dict[str, Operation] = {
@@ -202,7 +199,7 @@ PIXEL_OPERATIONS: dict[str, Operation] = {
     "colour": colour,
     "frame_rate": frame_rate,
 }
-CODEC_OPERATIONS: dict[str, Operation] = {codec: _reencode(codec) for codec in _ENCODERS}
+CODEC_OPERATIONS: dict[str, Operation] = {codec: partial(_reencode, codec) for codec in _ENCODERS}
 OPERATIONS: dict[str, Operation] = {**PIXEL_OPERATIONS, **CODEC_OPERATIONS}
 
 # How often a random chain takes each operation; it always ends with one codec, as every shared clip does.

@@ -39,7 +39,8 @@ class RgbConverter:
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """Raises: av.FFmpegError: a pixel format that cannot be converted."""
         matrix = display_matrix(frame)
-        kind = (frame.width, frame.height, frame.format.name, _tags(frame), matrix)
+        tags = int(frame.colorspace), int(frame.color_range), int(frame.color_trc), int(frame.color_primaries)
+        kind = (frame.width, frame.height, frame.format.name, tags, matrix)
         if kind != self._input:
             self._graph, self._input, self._steps = None, kind, 0
         while True:
@@ -55,10 +56,6 @@ class RgbConverter:
                 if error.errno != errno.EOPNOTSUPP or self._steps == len(_UNTAG_STEPS):
                     raise
                 self._steps += 1
-
-
-def _tags(frame: av.VideoFrame) -> tuple[int, ...]:
-    return int(frame.colorspace), int(frame.color_range), int(frame.color_trc), int(frame.color_primaries)
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:

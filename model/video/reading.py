@@ -9,9 +9,12 @@ Runs in decode workers, so nothing heavy is imported here, and neither decoder b
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from ..config import LimitsConfig, SamplingConfig
 from ..modality import Refused, Unreadable
@@ -23,27 +26,16 @@ from .clip import Clip, Header
 Reader = Callable[[bytes | str, SamplingConfig, LimitsConfig, float, Header | None], Clip]
 
 
-def _read_with_pyav(
-    source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float, header: Header | None
-) -> Clip:
+def _read_with(decoder: str, *arguments: Any) -> Clip:
+    """A `Reader`, once the decoder is named."""
     try:
-        from .reading_pyav import read
-    except ImportError as error:
-        raise Unreadable(f"not installed: {one_line(error)}") from error
-    return read(source, sampling, limits, deadline)
-
-
-def _read_with_decord(
-    source: bytes | str, sampling: SamplingConfig, limits: LimitsConfig, deadline: float, header: Header | None
-) -> Clip:
-    try:
-        from .reading_decord import read
+        reading = importlib.import_module(f".reading_{decoder}", __package__)
     except (ImportError, OSError) as error:  # OSError: its shared library does not load
         raise Unreadable(f"not installed: {one_line(error)}") from error
-    return read(source, sampling, limits, deadline, header)
+    return reading.read(*arguments)
 
 
-READERS: Mapping[str, Reader] = {"decord": _read_with_decord, "pyav": _read_with_pyav}
+READERS: Mapping[str, Reader] = {decoder: partial(_read_with, decoder) for decoder in ("decord", "pyav")}
 
 
 def reader_order(header: Header | None) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ def read(
     sampling: SamplingConfig,
     limits: LimitsConfig,
     deadline: float,
+    _header: object = None,
     *,
     passed_over: frozenset[int] = frozenset(),
 ) -> Clip:
@@ -191,7 +192,8 @@ def _read_by_seeking(video: OpenVideo, scan: Scan, planned: Sequence[range], fir
     runs = []
     for run, following in zip(planned, [*planned[1:], None], strict=True):
         end = None if following is None else scan.packets[following.start].shown
-        if run.start == 0 and first.starts_before(end):
+        stamp = first.stamps[0] if first.stamps else None
+        if run.start == 0 and first.frames and (end is None or stamp is None or stamp < end):
             runs.append(first.cut(len(run), end))
             continue
         # Also where the first run has passed over blank frames into the next one.

@@ -50,9 +50,6 @@ class Run:
             self.done = self._num_blank == _MAX_BLANK_FRAMES or not is_blank(self.frames[0])
             self._num_blank += 1
 
-    def starts_before(self, end: int | None) -> bool:
-        return bool(self.frames) and (end is None or self.stamps[0] is None or self.stamps[0] < end)
-
     def cut(self, num_frames: int, end: int | None) -> Run:
         """Leave out what is beyond `num_frames`, or belongs to the next run."""
         keep = sum(stamp is None or end is None or stamp < end for stamp in self.stamps[:num_frames])
