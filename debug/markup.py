@@ -10,6 +10,7 @@ import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -26,58 +27,7 @@ CLASS_HATCHES = {"generated": "///", "real": "", "pristine": ""}
 
 _settings = Lock()  # Matplotlib's are those of the whole process
 
-_STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; color: #1a1a1a; background: #fff;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .2rem 0 .6rem; }
-h2 { font-size: 1.25rem; margin: 2rem 0 .5rem; border-bottom: 2px solid #ddd; padding-bottom: .2rem; }
-h3 { font-size: 1.05rem; margin: 1.2rem 0 .3rem; overflow-wrap: anywhere; }
-p, li { max-width: 46rem; }
-nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1rem; list-style: none; padding: 0; }
-a { color: #005a8f; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); gap: .6rem; margin: 1rem 0; }
-.tile { border: 1px solid #ccc; border-radius: .5rem; padding: .5rem .7rem; }
-.tile b { display: block; font-size: 1.5rem; line-height: 1.3; overflow-wrap: anywhere; }
-.tile small { color: #555; display: block; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem;
-  align-items: start; }
-figure { margin: 0; break-inside: avoid; }
-figure > img { width: 100%; max-width: 36rem; height: auto; display: block; }
-figcaption { font-size: .9rem; color: #444; max-width: 36rem; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 0 1.5rem;
-  align-items: start; }
-.columns > div { min-width: 0; }
-.terms { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: .6rem 1.5rem; }
-dt { font-weight: 600; } dd { margin: 0; }
-/* a shadow at the edge beyond which there is more */
-.scroll { overflow-x: auto; padding-bottom: .2rem; background:
-  linear-gradient(to right, #fff 30%, transparent) 0 0 / 2rem 100% no-repeat local,
-  linear-gradient(to left, #fff 30%, transparent) 100% 0 / 2rem 100% no-repeat local,
-  linear-gradient(to right, #0004, transparent) 0 0 / .7rem 100% no-repeat scroll,
-  linear-gradient(to left, #0004, transparent) 100% 0 / .7rem 100% no-repeat scroll; }
-table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
-.caption { color: #444; font-size: .9rem; margin: .8rem 0 0; }
-th, td { padding: .2rem .6rem .2rem 0; text-align: left; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-.warning, .note { border-left: .35rem solid #D55E00; background: #fdf3ec; padding: .5rem .8rem; margin: .8rem 0;
-  max-width: 48rem; }
-.note { border-color: #0072B2; background: #eef5fa; }
-.warning > b, .note > b { display: block; }
-.strip { display: flex; flex-wrap: wrap; gap: .4rem; }
-.strip figure { width: max(8.4rem, calc(12.5% - .4rem)); }
-.strip img { width: 100%; height: auto; display: block; border: 3px solid #999; }
-.strip figcaption { font-size: .8rem; font-variant-numeric: tabular-nums; }
-details { margin: .4rem 0; } summary { cursor: pointer; color: #005a8f; }
-footer { margin-top: 3rem; color: #555; font-size: .85rem; overflow-wrap: anywhere; }
-@media (max-width: 30rem) { .strip figure { width: calc(50% - .2rem); } h1 { font-size: 1.35rem; }
-  .tile b { font-size: 1rem; }
-  table { font-size: .8rem; } th, td { padding-right: .4rem; } }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } nav, summary { display: none; }
-  .figures { grid-template-columns: 1fr 1fr; } h2, h3 { break-after: avoid; } .tile { break-inside: avoid; }
-  .strip figure { width: 2.9cm; } a { color: inherit; text-decoration: none; } }
-"""
+_STYLE = Path(__file__).with_name("page.css")
 
 
 def escape(text: object) -> str:
@@ -189,7 +139,7 @@ class Page:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(self.title)}</title>
 <link rel="icon" href="data:,">
-<style>{_STYLE}</style>
+<style>{_STYLE.read_text(encoding="utf-8")}</style>
 </head>
 <body>
 <header><h1>{escape(self.title)}</h1>
