@@ -39,10 +39,13 @@ class Ladder:
 
 
 def load_ladder(modality: Modality) -> Ladder:
-    return _audio_ladder() if modality == AUDIO else _video_ladder()
+    """Of speech codecs and rates, and `codec` that draws from them, are task 2; the rest and `laundered` are task 3."""
+    if modality == AUDIO:
+        from model.audio import copies as sounds
 
-
-def _video_ladder() -> Ladder:
+        ungraded = (FOUND, PLAIN, *sounds.VARIANTS)
+        operations = (FOUND, PLAIN, *sounds.OPERATIONS, *sounds.VARIANTS)
+        return Ladder(operations, frozenset(ungraded), tuple(sounds.SEVERITIES), ".flac", _process_audio)
     from model.video import copies
 
     operations = (FOUND, PLAIN, *copies.OPERATIONS, CHAIN)
@@ -80,25 +83,13 @@ def process_frames(
     return copies.encode(frames_thwc, codec, crf, fps=fps * len(frames_thwc) / num_frames)
 
 
-def _audio_ladder() -> Ladder:
-    """Task 2 of the challenge: codecs and rates, and `codec` draws from them. Task 3: the others, and `laundered`."""
-    from model.audio import copies
-
-    operations = (FOUND, PLAIN, *copies.OPERATIONS, *copies.VARIANTS)
-    ungraded = frozenset({FOUND, PLAIN, *copies.VARIANTS})
-    return Ladder(operations, ungraded, tuple(copies.SEVERITIES), ".flac", _process_audio)
-
-
 def _process_audio(path: Path, operation: str, severity: int, rng: np.random.Generator, _max_frames: int) -> bytes:
     from debug.audio_examples import SoundEncoding, encode_samples
     from model.audio import copies
     from model.audio.reading import read_sound
 
     samples = read_sound(str(path), LimitsConfig()).samples
-    if operation == copies.CODED:
-        samples = copies.apply_chain(samples, copies.codec_chain(rng), rng)
-    elif operation == copies.LAUNDERED:
-        samples = copies.apply_chain(samples, copies.laundering_chain(rng), rng)
-    elif operation != PLAIN:
-        samples = copies.apply_chain(samples, [(operation, severity)], rng)
+    if operation != PLAIN:
+        chain = copies.draw_chain(operation, rng) if operation in copies.VARIANTS else [(operation, severity)]
+        samples = copies.apply_chain(samples, chain, rng)
     return encode_samples(samples, copies.SAMPLE_RATE, SoundEncoding(".flac", "flac", "flac", copies.SAMPLE_RATE))

@@ -297,6 +297,11 @@ def laundering_chain(rng: np.random.Generator) -> Chain:
     return chain + (codec_chain(rng)[:1] if rng.random() < 1 / 3 else [])
 
 
+def draw_chain(variant: str, rng: np.random.Generator) -> Chain:
+    """variant: one of VARIANTS."""
+    return codec_chain(rng) if variant == CODED else laundering_chain(rng)
+
+
 def process(samples: np.ndarray, variant: str, file: str) -> np.ndarray:
     """The copy of a clip that variant and file name decide, whatever its class: float32 (N,) at 16 kHz.
 
@@ -308,4 +313,4 @@ def process(samples: np.ndarray, variant: str, file: str) -> np.ndarray:
     rng = np.random.default_rng([zlib.crc32(variant.encode()), zlib.crc32(file.encode())])
     peak = float(np.abs(samples).max(initial=0)) or 1.0
     samples = (samples * (rng.uniform(0.2, 0.9) / peak)).astype(np.float32)
-    return apply_chain(samples, codec_chain(rng) if variant == CODED else laundering_chain(rng), rng)
+    return apply_chain(samples, draw_chain(variant, rng), rng)

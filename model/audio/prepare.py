@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,16 +25,13 @@ _NOTHING = np.empty(0, np.uint8)
 class AudioPreparation:
     """A `modality.Preparation`. There is one way to read a file."""
 
+    attempts: ClassVar[int] = 1
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
 
     @property
     def max_bytes(self) -> int:
         return self.views.max_bytes
-
-    @property
-    def attempts(self) -> int:
-        return 1
 
     def __call__(self, source: bytes | str, attempt: int = 0) -> Prepared:
         """Windows of a sound file, for `split_windows`. Raises: Unreadable, and nothing else for a bad file."""
@@ -62,6 +60,7 @@ class AudioPreparation:
 class AudioSegments:
     """A `modality.Preparation` that gives windows of the whole track, each treated as a short clip of its own."""
 
+    attempts: ClassVar[int] = 1
     audio: AudioPreparation
     config: SegmentConfig
 
@@ -72,10 +71,6 @@ class AudioSegments:
     @property
     def max_bytes(self) -> int:
         return self.audio.max_bytes
-
-    @property
-    def attempts(self) -> int:
-        return 1
 
     def __call__(self, source: bytes | str, attempt: int = 0) -> Iterator[Prepared]:
         """Raises: Unreadable, while it is iterated over."""

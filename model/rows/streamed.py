@@ -91,7 +91,9 @@ def front_of(part: Part, media: tuple[str, ...], modality: Modality) -> Front | 
     if isinstance(part, TarPart):
         return partial(_examples, part) if _one_file_an_example(part) else None
     if isinstance(part, TablePart):
-        return partial(_table, part) if _is_folder_table(part) else None
+        named = Path(part.path).name in {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
+        ends = part.file_column == FILE_COLUMN or part.file_column.endswith(f"_{FILE_COLUMN}")
+        return partial(_table, part) if named and ends else None
     if len(media) > 1 or not is_as_datasets_stores(part.schema, media[0]):
         return None
     if isinstance(part, ParquetPart) and part.largest_group([media]) <= MAX_GROUP_BYTES:
@@ -245,12 +247,6 @@ def _examples(part: TarPart, paths: Paths) -> Iterator[dict[str, Any]]:
     types = {column: value("binary"), KEY: value("string"), "__url__": value("string")}  # bytes, not sound to decode
     for example in _stream("webdataset", part.path, features=_library().Features(types)):
         yield {KEY: example[KEY], part.modality.name: example[column]}
-
-
-def _is_folder_table(part: TablePart) -> bool:
-    path = Path(part.path)
-    named = path.name in {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
-    return named and (part.file_column == FILE_COLUMN or part.file_column.endswith(f"_{FILE_COLUMN}"))
 
 
 def _table(part: TablePart, paths: Paths) -> Iterator[dict[str, Any]]:

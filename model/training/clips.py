@@ -42,11 +42,8 @@ class Record:
 def find_modality(data: Path) -> Modality:
     """By the label that is not "generated", in the manifest or among the folders; video where none is found."""
     manifest = data / "manifest.csv"
-    if manifest.is_file():
-        with manifest.open(newline="", encoding="utf-8") as file:
-            labels = {row.get("label") for row in csv.DictReader(file)}
-    else:
-        labels = {path.name for path in data.glob("*")}
+    rows = _read_csv(manifest) if manifest.is_file() else [{"label": path.name} for path in data.glob("*")]
+    labels = {row.get("label") for row in rows}
     return next((modality for modality in MODALITIES.values() if modality.genuine in labels), VIDEO)
 
 
@@ -69,9 +66,13 @@ def load_records(data: Path, modality: Modality | None = None) -> list[Record]:
     return records
 
 
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Record]:
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = _read_csv(manifest)
     missing = {"file", "label", "source"} - set(rows[0] if rows else {})
     if missing:
         raise LabelledDataError(f"{manifest} lacks the columns {sorted(missing)}")

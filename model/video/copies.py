@@ -36,13 +36,6 @@ _ENCODERS = {
 }
 
 
-def _check(frames_thwc: np.ndarray, severity: int) -> None:
-    if severity not in SEVERITIES:
-        raise ValueError(f"severity is {severity}; it must be one of {SEVERITIES}")
-    if frames_thwc.ndim != 4 or frames_thwc.shape[-1] != 3 or frames_thwc.dtype != np.uint8:
-        raise ValueError(f"frames are {frames_thwc.dtype} {frames_thwc.shape}; expected uint8 (T, H, W, 3)")
-
-
 def _pick(rng: np.random.Generator, low: float, high: float) -> float:
     return float(rng.uniform(low, high))
 
@@ -214,7 +207,10 @@ def apply_operation(frames_thwc: np.ndarray, name: str, severity: int, rng: np.r
     """Run one named operation. Raises: ValueError for an unknown name, severity or layout."""
     if name not in OPERATIONS:
         raise ValueError(f"operation is {name!r}; valid operations: {sorted(OPERATIONS)}")
-    _check(frames_thwc, severity)
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity is {severity}; it must be one of {SEVERITIES}")
+    if frames_thwc.ndim != 4 or frames_thwc.shape[-1] != 3 or frames_thwc.dtype != np.uint8:
+        raise ValueError(f"frames are {frames_thwc.dtype} {frames_thwc.shape}; expected uint8 (T, H, W, 3)")
     return OPERATIONS[name](frames_thwc, severity, rng)
 
 
