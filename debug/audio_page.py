@@ -12,7 +12,7 @@ from debug.markup import CLASS_COLOURS, GREY
 from debug.words import explain_score
 from model.audio.detector import AudioDetector
 from model.audio.reading import SAMPLE_RATE, Sound
-from model.audio.views import WINDOWS, cut_windows_at
+from model.audio.views import WINDOWS, cut_windows
 
 _FFT_SIZE, _HOP = 512, 128  # of the spectrogram: 32 and 8 ms
 _RANGE_DECIBELS = 70.0  # below the loudest point; what is softer is drawn as silence
@@ -33,7 +33,7 @@ class SoundLook:
 def study_sound(sound: Sound, detector: AudioDetector) -> SoundLook:
     """sound: as `AudioPreparation.read` gives it. Raises: Unreadable: too short, or silent."""
     config = detector.view_config
-    starts, windows = cut_windows_at(sound.samples, config)
+    starts, windows = cut_windows(sound.samples, config)
     features = detector.clip_features(windows.reshape(-1).view(np.uint8))
     scores = detector.view_scores(features)[WINDOWS]
     return SoundLook(

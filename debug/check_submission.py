@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def check_result(submission: Path, solution: list[dict[str, str]] | None, modali
     checks = [Check(columns in COLUMNS[modality], f"columns: {','.join(columns) or 'no rows'}")]
     if not checks[0].passed:
         return checks
-    odd = [row["id"] for row in rows if not _is_valid(row, GENUINE[modality])]
+    odd = [row["id"] for row in rows if not is_valid(row, (GENUINE[modality],))]
     checks.append(
         Check(not odd, _list("rows with a valid pred, and a score whose sign agrees or none", len(rows), odd))
     )
@@ -65,8 +66,9 @@ def check_result(submission: Path, solution: list[dict[str, str]] | None, modali
     return checks
 
 
-def _is_valid(row: dict[str, str], genuine: str) -> bool:
-    if row["pred"] not in ("generated", genuine):
+def is_valid(row: dict[str, str], genuine: Collection[str]) -> bool:
+    """A label, and a score whose sign agrees or none. genuine: labels that are not "generated"."""
+    if row["pred"] not in ("generated", *genuine):
         return False
     if not row["score"]:
         return True

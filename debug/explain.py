@@ -85,15 +85,6 @@ class Budget:
         return max(0.0, share * self._left / max(self._unit_seconds, 1e-9))
 
 
-def patch_features(patches: np.ndarray, detector: VideoDetector) -> np.ndarray:
-    """uint8 (P, K, S, S, 3) -> float32 (P, D), a few at a time."""
-    parts = [
-        detector.features(torch.from_numpy(patches[start : start + _BATCH]), PATCHES).cpu().numpy()
-        for start in range(0, len(patches), _BATCH)
-    ]
-    return np.concatenate(parts)
-
-
 def look_at_clip(clip: Clip, detector: VideoDetector) -> ClipLook:
     """Score a clip and share the evidence out to the frames its views were cut from.
 
@@ -155,7 +146,9 @@ def heat_map(look: ClipLook, at: FrameLook, detector: VideoDetector, *, max_view
     ramp = 1.0 - np.abs(np.linspace(-1, 1, config.size + 2)[1:-1])  # (S,), positive, highest in the middle
     window = np.outer(ramp, ramp).astype(np.float32)
     total, mass = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    for (top, left), features in zip(corners, patch_features(np.stack(patches), detector), strict=True):
+    few = torch.from_numpy(np.stack(patches)).split(_BATCH)  # at a time
+    of_patches = np.concatenate([detector.features(part, PATCHES).cpu().numpy() for part in few])
+    for (top, left), features in zip(corners, of_patches, strict=True):
         value = detector.score({**look.features, PATCHES: features[None]})
         part = window[: height - top, : width - left]
         total[top : top + config.size, left : left + config.size] += part * value

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from debug.check_submission import COLUMNS, GENUINE
+from debug.check_submission import COLUMNS, GENUINE, is_valid
 
 ALL_COLUMNS = [columns for allowed in COLUMNS.values() for columns in allowed]
 ROOT = Path(__file__).resolve().parent.parent
@@ -209,20 +209,16 @@ def _count(scores: dict[str, str]) -> int:
 def read_scores(path: Path) -> dict[str, str]:
     """id -> score text of a result file. Raises: ValueError: not a valid one."""
     with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file, strict=True))
-    if not rows or rows[0] not in ALL_COLUMNS:
-        raise ValueError(f"header {rows[:1]}")
+        table = csv.DictReader(file, strict=True)
+        header, rows = table.fieldnames, list(table)
+    if header not in ALL_COLUMNS:
+        raise ValueError(f"header {header}")
     scores: dict[str, str] = {}
-    for row in rows[1:]:
-        clip_id, pred, text = row[:3]
-        if (
-            clip_id in scores
-            or len(row) != len(rows[0])
-            or pred not in ("generated", *GENUINE.values())
-            or (text and (float(text) > 0) != (pred == "generated"))
-        ):
+    for row in rows:
+        whole = None not in row and None not in row.values()  # no cell too many, none too few
+        if not whole or row["id"] in scores or not is_valid(row, GENUINE.values()):
             raise ValueError(f"row {row}")
-        scores[clip_id] = text
+        scores[row["id"]] = row["score"]
     return scores
 
 

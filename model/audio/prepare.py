@@ -53,7 +53,8 @@ class AudioPreparation:
 
         samples: float32 (N,), mono at 16 kHz. Raises: Unreadable.
         """
-        return cut_windows(samples, self.views).reshape(-1).view(np.uint8)
+        _, windows = cut_windows(samples, self.views)
+        return windows.reshape(-1).view(np.uint8)
 
 
 @dataclass(frozen=True)

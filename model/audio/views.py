@@ -45,16 +45,11 @@ class ViewConfig:
         return 2 * self.window_samples * self.max_windows
 
 
-def cut_windows(samples: np.ndarray, config: ViewConfig) -> np.ndarray:
-    """float32 (N,) at 16 kHz -> int16 (V, window_samples), 1 <= V <= max_windows, in the order of time.
+def cut_windows(samples: np.ndarray, config: ViewConfig) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (N,) at 16 kHz -> (starts, windows), 1 <= V <= max_windows, in the order of time.
 
-    Raises: Unreadable: too short, or silent.
+    Returns: int (V,), in samples; int16 (V, window_samples). Raises: Unreadable: too short, or silent.
     """
-    return cut_windows_at(samples, config)[1]
-
-
-def cut_windows_at(samples: np.ndarray, config: ViewConfig) -> tuple[np.ndarray, np.ndarray]:
-    """`cut_windows`, and before it where each window begins: int (V,), in samples."""
     if len(samples) < config.min_seconds * SAMPLE_RATE:
         raise Unreadable(f"only {len(samples) / SAMPLE_RATE:.2f} s of sound; {config.min_seconds} s are needed")
     samples = samples - samples.mean(dtype=np.float64).astype(np.float32)

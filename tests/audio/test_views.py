@@ -20,6 +20,11 @@ from .toy_speech import toy_voice
 CONFIG = ViewConfig()
 
 
+def cut(samples: np.ndarray) -> np.ndarray:
+    """The windows alone."""
+    return cut_windows(samples, CONFIG)[1]
+
+
 def write_wav(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
@@ -32,12 +37,12 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> Path:
 @pytest.mark.parametrize("gain", [0.003, 0.3, 1.9])
 def test_gain_and_offset_tell_nothing(gain):
     voice = toy_voice(3.0)
-    plain, changed = cut_windows(voice, CONFIG), cut_windows(gain * voice + 0.05, CONFIG)
+    plain, changed = cut(voice), cut(gain * voice + 0.05)
     assert np.abs(plain.astype(int) - changed).max() <= 1
 
 
 def test_level_is_as_stated():
-    window = cut_windows(toy_voice(3.0), CONFIG)[0] / 32767
+    window = cut(toy_voice(3.0))[0] / 32767
     pieces = np.sort([np.sqrt(np.mean(window[s : s + 400] ** 2)) for s in range(0, 48_000, 400)])
     assert np.quantile(pieces, 0.9) == pytest.approx(0.1, rel=0.01)
     assert loud_level(window.astype(np.float32)) == pytest.approx(0.1, rel=0.01)
@@ -46,7 +51,7 @@ def test_level_is_as_stated():
 def test_short_clips_are_repeated():
     voice = toy_voice(1.0)
     voice -= voice.mean()
-    window = cut_windows(voice, CONFIG)[0].astype(int)
+    window = cut(voice)[0].astype(int)
     assert np.array_equal(window[:16_000], window[16_000:32_000])
     assert np.array_equal(window[:16_000], window[32_000:])
 
@@ -65,7 +70,7 @@ def test_long_clips_have_windows_from_start_to_end():
 def test_silent_windows_are_left_out():
     voice = toy_voice(3.0)
     pause = 1e-5 * np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE).astype(np.float32)
-    assert len(cut_windows(np.concatenate([voice, pause, voice]), CONFIG)) == 2
+    assert len(cut(np.concatenate([voice, pause, voice]))) == 2
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_silent_windows_are_left_out():
 )
 def test_too_short_and_silent_clips_have_a_reason(samples, reason):
     with pytest.raises(Unreadable, match=reason):
-        cut_windows(samples, CONFIG)
+        cut(samples)
 
 
 def test_music_and_noise_are_prepared_like_speech():
@@ -87,7 +92,7 @@ def test_music_and_noise_are_prepared_like_speech():
     tones = [np.sin(2 * np.pi * f * np.arange(64_000) / 16_000) for f in (220, 277, 330)]
     chord = np.sum(tones, axis=0).astype(np.float32)
     for samples in (chord, rng.standard_normal(64_000).astype(np.float32)):
-        assert cut_windows(samples, CONFIG).shape == (2, 48_000)
+        assert cut(samples).shape == (2, 48_000)
 
 
 def test_content_is_split_without_a_copy(tmp_path):
