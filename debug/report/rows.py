@@ -34,26 +34,21 @@ def submission_from_scores(scores: pd.DataFrame, key: pd.DataFrame) -> pd.DataFr
         operation and severity. Rows whose clip is not in the key are left out.
     Raises: MetricError: no clip in common.
     """
-    names = {file: clip_id for file, clip_id in zip(key["file"], key["id"], strict=True)}
-    files = scores["file"].astype(str)
+    on = ["file"]
     if {"operation", "severity"} <= set(scores.columns) and key["operation"].notna().any():
-        names = {_variant(row): row.id for row in key.itertuples()}
-        files = pd.Series([_variant(row) for row in scores.rename(columns={"file": "original"}).itertuples()])
-    submission = pd.DataFrame({"id": files.map(names).to_numpy(), "score": scores["score"].to_numpy(dtype=float)})
-    decided = np.where(submission["score"] > 0, *class_labels(key["label"]))
-    submission["pred"] = scores["pred"].to_numpy() if "pred" in scores else decided
-    if "time" in scores:
-        submission["time"] = scores["time"].to_numpy()
-    submission = submission[submission["id"].notna()]
-    if submission.empty:
-        raise MetricError(f"none of the {len(scores)} files with scores, such as {files.iloc[0]!r}, is in the key")
-    return submission
-
-
-def _variant(row: object) -> str:
-    severity = getattr(row, "severity", 0)
-    level = 0 if severity is None or (isinstance(severity, float) and math.isnan(severity)) else int(float(severity))
-    return f"{getattr(row, 'original', '')}|{getattr(row, 'operation', '')}|{level}"
+        on = ["original", "operation", "severity"]
+        scores = scores.rename(columns={"file": "original"})
+        scores, key = (
+            table.assign(severity=pd.to_numeric(table["severity"], errors="coerce").fillna(0))
+            for table in (scores, key)
+        )
+    named = scores.merge(key[[*on, "id"]], on=on)
+    if named.empty:
+        raise MetricError(
+            f"none of the {len(scores)} files with scores, such as {scores[on[0]].iloc[0]!r}, is in the key"
+        )
+    decided = np.where(named["score"] > 0, *class_labels(key["label"]))
+    return named.assign(pred=named.get("pred", decided))
 
 
 def build_rows(
