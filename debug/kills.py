@@ -57,17 +57,14 @@ class KillOutcome:
         ]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Whole:
     """The run that is left alone. Seconds from its start."""
 
-    file_seconds: float = 0.0
-    score_seconds: float = 0.0
-    scores: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def num_scores(self) -> int:
-        return _count(self.scores)
+    file_seconds: float
+    score_seconds: float
+    scores: dict[str, str]
+    num_scores: int
 
 
 def kill_runs(
@@ -113,19 +110,18 @@ def _start(build_command: Callable[[Path], Sequence[str | Path]], path: Path) ->
 
 
 def _run_whole(build_command: Callable[[Path], Sequence[str | Path]], path: Path) -> _Whole:
-    whole = _Whole()
     started = time.monotonic()
     process = _start(build_command, path)
     try:
         _until(process, lambda: path.exists())
-        whole.file_seconds = time.monotonic() - started
+        file_seconds = time.monotonic() - started
         _until(process, lambda: _scores_in(path) > 0)
-        whole.score_seconds = time.monotonic() - started
+        score_seconds = time.monotonic() - started
         process.wait(timeout=_RUN_SECONDS)
     finally:
         _kill(process, whole_group=True)
-    whole.scores = read_scores(path)
-    return whole
+    scores = read_scores(path)
+    return _Whole(file_seconds, score_seconds, scores, _count(scores))
 
 
 def _wait(process: subprocess.Popen[bytes], path: Path, whole: _Whole, stage: str, rng: random.Random) -> None:

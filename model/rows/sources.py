@@ -91,8 +91,8 @@ class Source:
 
 def build_dataset(root: Path, sources: Sequence[Source], modality: Modality, description: str) -> ClipDataset:
     """The rows of all sources, one after the other. Raises: DatasetError: there is none."""
-    column, texts, whole = _choose_ids(sources)
-    names = _name_rows(whole, numbered=column is None)
+    column, texts, unlike = _choose_ids(sources)
+    names = _name_rows(unlike, numbered=column is None)
     ids = [name for of_source in names for name in of_source if name]
     unique = list(dict.fromkeys(ids))
     if not unique:
@@ -111,26 +111,21 @@ def build_dataset(root: Path, sources: Sequence[Source], modality: Modality, des
 
     streamed = sum(source.front is not None for source in sources)
     by = f", {streamed} streamed by datasets" if streamed else ""
+    told = f"{description}{by}: {len(unique)} rows"
+    whole = ClipDataset(unique, told, partial(_read, root, stretches), modality, numbered=column is None)
 
     def cut(num_rows: int) -> list[ClipDataset]:
-        whole = ClipDataset(unique, description, partial(_read, root, stretches), modality, column is None)
         taken: set[str] = set()
         parts = []
         for stretch in (part for one in stretches for part in one.cut(num_rows)):
             own = [name for name in dict.fromkeys(stretch.ids) if name and name not in taken]
             taken.update(own)
             if own:
-                parts.append(replace(whole, ids=own, _iterate=partial(_read, root, [stretch])))
+                read = partial(_read, root, [stretch])
+                parts.append(replace(whole, ids=own, description=description, _iterate=read))
         return parts
 
-    return ClipDataset(
-        unique,
-        f"{description}{by}: {len(unique)} rows",
-        partial(_read, root, stretches),
-        modality,
-        numbered=column is None,
-        _cut=cut,
-    )
+    return replace(whole, _cut=cut)
 
 
 @dataclass(frozen=True)
