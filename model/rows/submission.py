@@ -104,9 +104,6 @@ class ResultFile:
         """id -> what is known of the row, in the dataset's order."""
         return self._rows
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def set_score(
         self,
         clip_id: str,

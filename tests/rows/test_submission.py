@@ -217,7 +217,7 @@ def test_a_file_is_taken_up_where_it_was_left(name: str, tmp_path: Path) -> None
     second.set_unscored('d "x",\n.mp4', "no video stream", refused=True)
     assert second.write()
     assert (tmp_path / name).read_bytes() == before, "what was scored stands as it stood"
-    assert len(first) == 5
+    assert len(first.rows) == 5
 
 
 @pytest.mark.parametrize("clip_id", ["clip_\udcff.mp4", "007", "NA", "", 'a"b,\r\nc', "\ufeffmark", "視", " a "])
