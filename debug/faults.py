@@ -32,7 +32,7 @@ import numpy as np
 from debug.kills import ROOT, STAGES, KillOutcome, kill_runs, process_tree, read_scores
 from debug.layouts import Example, write_two_shards
 from debug.mutations import mutate
-from model.config import LimitsConfig, PipelineConfig, SamplingConfig
+from model.config import LimitsConfig, PipelineConfig
 from model.modality import AUDIO, MODALITIES, VIDEO, Modality, Preparation
 from model.rows.dataset import ClipDataset, Row
 from model.rows.submission import ResultFile
@@ -122,15 +122,12 @@ def load_material(modality: Modality) -> Material:
         families = (*toy_videos.FAMILIES, *FIELD_FAMILIES)
         return Material(
             VIDEO, families, clip, video_examples.build_examples,
-            lambda limits: VideoPreparation(SamplingConfig(), limits, ViewConfig(size=64)),
+            lambda limits: VideoPreparation(limits=limits, views=ViewConfig(size=64)),
         )  # fmt: skip
     from debug import audio_examples, toy_sounds
     from model.audio.prepare import AudioPreparation
 
-    return Material(
-        AUDIO, toy_sounds.FAMILIES, toy_sounds.clip, audio_examples.build_examples,
-        lambda limits: AudioPreparation(limits),
-    )  # fmt: skip
+    return Material(AUDIO, toy_sounds.FAMILIES, toy_sounds.clip, audio_examples.build_examples, AudioPreparation)
 
 
 def damaged_rows(files: int, seed: int, material: Material) -> Iterator[Row]:

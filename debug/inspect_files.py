@@ -23,7 +23,7 @@ from debug.segments_page import PLAIN, segments_section
 from debug.whole import read_isolated
 from debug.words import PEOPLE_WARNING
 from model.atomic import replace_file
-from model.config import LimitsConfig, SamplingConfig, SegmentConfig
+from model.config import SegmentConfig
 from model.modality import AUDIO, MODALITIES, VIDEO, Modality, Unreadable
 from model.run.inputs import InputError, find_files
 from model.run.isolated import IsolatedPreparation
@@ -115,7 +115,7 @@ def _look_at_video(
     from model.video.clip import Clip
     from model.video.prepare import VideoPreparation
 
-    preparation = VideoPreparation(SamplingConfig(), LimitsConfig(), detector.view_config)
+    preparation = VideoPreparation(views=detector.view_config)
     clip, section = read_isolated(file, preparation, Clip, deadline), []
     if with_section:
         more = read_isolated(file, more_frames(preparation), Clip, deadline)
@@ -138,7 +138,7 @@ def _look_at_sound(
     from model.audio.prepare import AudioPreparation
     from model.audio.reading import Sound
 
-    sound = read_isolated(file, AudioPreparation(LimitsConfig(), detector.view_config), Sound, deadline)
+    sound = read_isolated(file, AudioPreparation(views=detector.view_config), Sound, deadline)
     look = study_sound(sound, detector)
     section = sound_section(look, AUDIO.genuine, words_of(look.score, AUDIO.genuine)) if with_section else []
     return Verdict(

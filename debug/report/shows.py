@@ -38,15 +38,11 @@ def _video_show(weights: Path | None, device: str) -> Show:
 
     from debug.explain import look_at_clip, score_moments
     from debug.video_page import frame_strip
-    from model.config import LimitsConfig, SamplingConfig
     from model.video.detector import load_detector
     from model.video.prepare import VideoPreparation
-    from model.video.views import ViewConfig
 
     detector = load_detector(weights, torch.device(device)) if weights else None
-    preparation = VideoPreparation(
-        SamplingConfig(), LimitsConfig(), detector.view_config if detector is not None else ViewConfig()
-    )
+    preparation = VideoPreparation(views=detector.view_config) if detector is not None else VideoPreparation()
 
     def strip(source: Source) -> tuple[str, float | None]:
         clip = preparation.read(source)

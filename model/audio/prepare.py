@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,8 +26,8 @@ class AudioPreparation:
     """A `modality.Preparation`. There is one way to read a file."""
 
     attempts: ClassVar[int] = 1
-    limits: LimitsConfig = field(default_factory=LimitsConfig)
-    views: ViewConfig = field(default_factory=ViewConfig)
+    limits: LimitsConfig = LimitsConfig()
+    views: ViewConfig = ViewConfig()
 
     @property
     def max_bytes(self) -> int:

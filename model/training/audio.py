@@ -19,7 +19,6 @@ from ..audio.detector import CEPSTRA, SPEECH, AudioNetwork, pool_windows
 from ..audio.prepare import AudioPreparation
 from ..audio.speech import SpeechArchitecture, SpeechEncoder, statistics
 from ..audio.views import SAMPLE_RATE, WINDOWS, ViewConfig, loud_level
-from ..config import LimitsConfig
 from ..modality import AUDIO
 from ..quantised import unpack
 from ..weights import to_tensors
@@ -36,7 +35,7 @@ HEADS: dict[str, KernelFit | LinearFit] = {
     "statistics": LinearFit((SPEECH,), penalty=0.3),
     "vectors": LinearFit((CEPSTRA,), penalty=0.3),
 }
-PREPARATION = AudioPreparation(LimitsConfig(), replace(VIEWS, max_windows=1))
+PREPARATION = AudioPreparation(views=replace(VIEWS, max_windows=1))
 _NETWORK_FILES = ("cepstra.py", "detector.py", "speech.py")  # of model/audio; all others decide what windows hold
 _FULL_SCALE = 32768
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from timm.layers import resample_abs_pos_embed
 
-from ..config import LimitsConfig, SamplingConfig
+from ..config import SamplingConfig
 from ..modality import VIDEO
 from ..quantised import unpack
 from ..video import copies
@@ -46,7 +46,7 @@ HEADS: dict[str, KernelFit | LinearFit] = {
     "class_tokens": KernelFit(("class_tokens",), num_components=250, kernel_width=2.0),
     "linear": LinearFit(("scene",)),
 }
-PREPARATION = VideoPreparation(SAMPLING, LimitsConfig(), VIEWS)
+PREPARATION = VideoPreparation(SAMPLING, views=VIEWS)
 _COPY_SAMPLING = SamplingConfig(max_runs=1, max_run_frames=20)  # a higher frame rate needs more than a run has
 _NETWORK_FILES = ("detector.py", "scene.py", "traces.py")  # of model/video; all others decide what views hold
 

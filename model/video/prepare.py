@@ -28,9 +28,9 @@ def load_preparation(weights: Path, limits: LimitsConfig | None = None) -> Video
 class VideoPreparation:
     """A `modality.Preparation`. Its attempts are the decoders, in the order that `reader_order` gives for a file."""
 
-    sampling: SamplingConfig
-    limits: LimitsConfig
-    views: ViewConfig
+    sampling: SamplingConfig = SamplingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    views: ViewConfig = ViewConfig()
     bars: BarConfig = BarConfig()
     readers: Mapping[str, Reader] = field(default_factory=lambda: READERS)  # decoder name -> function
 
