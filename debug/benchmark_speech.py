@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 
 from debug import benchmark_stages as stages
-from debug.audio_examples import SOUND_ENCODINGS, decode_samples, encode_samples
+from debug.audio_examples import SOUND_ENCODINGS, encode_samples
 from debug.voices import VOICES, speak
+from model.audio import copies
 from model.audio.detector import load_detector, load_network
 from model.audio.prepare import AudioPreparation, load_preparation
 from model.audio.reading import SAMPLE_RATE
@@ -63,20 +63,8 @@ def load_naively() -> tuple[str, Callable[[bytes], np.ndarray]]:
     try:
         import librosa
     except ImportError:
-        from scipy.signal import resample_poly
-
-        def load(content: bytes) -> np.ndarray:
-            samples, rate = decode_samples(content), _rate_of(content)
-            divisor = int(np.gcd(rate, SAMPLE_RATE))
-            return resample_poly(samples, SAMPLE_RATE // divisor, rate // divisor).astype(np.float32)
-
-        return "PyAV and SciPy", load
+        return "PyAV and SciPy", lambda content: copies.resample(*copies.decode(content), SAMPLE_RATE)
     return "librosa", lambda content: librosa.load(io.BytesIO(content), sr=SAMPLE_RATE, mono=True)[0]
-
-
-def _rate_of(content: bytes) -> int:
-    with av.open(io.BytesIO(content)) as container:
-        return int(container.streams.audio[0].rate or SAMPLE_RATE)
 
 
 @torch.inference_mode()

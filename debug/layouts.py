@@ -142,11 +142,8 @@ def write_saved(examples: Sequence[Example], folder: Path, modality: Modality) -
     import pyarrow as pa
 
     media_type = getattr(datasets, modality.column_type)(decode=False)
-    columns = {
-        "id": [x.id for x in examples],
-        modality.name: [{"bytes": x.content, "path": x.id + x.suffix} for x in examples],
-    }
-    table = pa.table({"id": columns["id"], modality.name: pa.array(columns[modality.name], media_type.pa_type)})
+    media = pa.array([{"bytes": x.content, "path": x.id + x.suffix} for x in examples], media_type.pa_type)
+    table = pa.table({"id": [x.id for x in examples], modality.name: media})
     datasets.Dataset(table).cast_column(modality.name, media_type).save_to_disk(str(folder))
 
 

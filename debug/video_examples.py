@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -149,10 +150,8 @@ def encode_frames(frames_thwc: np.ndarray, encoding: Encoding) -> bytes:
 
 def decode_frames(content: bytes, num_frames: int) -> np.ndarray:
     """The first frames, uint8 RGB (T, H, W, 3), sides cut to even numbers."""
-    frames = []
     with av.open(io.BytesIO(content)) as container:
-        for frame in container.decode(video=0):
-            frames.append(frame.to_ndarray(format="rgb24")[: frame.height // 2 * 2, : frame.width // 2 * 2])
-            if len(frames) == num_frames:
-                break
-    return np.stack(frames)
+        frames = itertools.islice(container.decode(video=0), num_frames)
+        whole = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+    height, width = (side // 2 * 2 for side in whole.shape[1:3])
+    return np.ascontiguousarray(whole[:, :height, :width])
