@@ -105,7 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
     text = "\n".join(lines) + "\n"
     print(text)
     if options.output:
-        options.output.write_text(_with_own_words(text, options.output), encoding="utf-8")
+        old = options.output.read_text(encoding="utf-8") if options.output.exists() else ""
+        by_hand = old[old.index(BY_HAND) :] if BY_HAND in old else ""
+        options.output.write_text("\n".join(filter(None, [text, by_hand])), encoding="utf-8")
     return 0
 
 
@@ -264,16 +266,6 @@ def _describe_memory(options: argparse.Namespace, workers: int, folder: Path) ->
             f" {result.wall_seconds:.0f} s | {result.peak_megabytes:.0f} MB | {result.peak_main_megabytes:.0f} MB |"
         )
     return [*lines, ""]
-
-
-def _with_own_words(text: str, path: Path) -> str:
-    """The new tables, and what was written by hand below them in the old file."""
-    try:
-        old = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return text
-    start = old.find(BY_HAND)
-    return text + "\n" + old[start:] if start >= 0 else text
 
 
 if __name__ == "__main__":

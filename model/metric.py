@@ -80,13 +80,12 @@ def draw_counts(rng: np.random.Generator, num_sources: int, num_draws: int) -> n
     return rng.multinomial(num_sources, np.full(num_sources, 1.0 / num_sources), size=num_draws)
 
 
-def percentile_interval(draws: np.ndarray, *, confidence: float = 0.95) -> Interval:
-    """The middle `confidence` share of the draws; NaN draws are left out, NaN if none is left."""
+def percentile_interval(draws: np.ndarray) -> Interval:
+    """The middle 95% of the draws; NaN draws are left out, NaN if none is left."""
     finite = draws[np.isfinite(draws)]
     if not len(finite):
         return Interval(float("nan"), float("nan"))
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(finite, [tail, 100.0 - tail])
+    low, high = np.percentile(finite, [2.5, 97.5])
     return Interval(float(low), float(high))
 
 
@@ -315,15 +314,13 @@ class ReliabilityBin:
     num_rows: int
 
 
-def reliability(
-    scores: np.ndarray, is_generated: np.ndarray, weights: np.ndarray, *, num_bins: int = 10
-) -> list[ReliabilityBin]:
-    """Bins of equal width in promised probability; empty ones are left out."""
+def reliability(scores: np.ndarray, is_generated: np.ndarray, weights: np.ndarray) -> list[ReliabilityBin]:
+    """Ten bins of equal width in promised probability; empty ones are left out."""
     if not is_generated.any() or is_generated.all():
         return []
     balanced = _balance(is_generated, weights)
     promised = 0.5 * (1.0 + np.tanh(scores / 2.0))  # sigmoid that cannot overflow
-    index = np.minimum((promised * num_bins).astype(int), num_bins - 1)
+    index = np.minimum((promised * 10).astype(int), 9)
     bins = []
     for k in np.unique(index):
         rows = index == k

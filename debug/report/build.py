@@ -76,16 +76,11 @@ def _interval(split: SplitMetrics, key: str) -> str:
     return "too few sources for an interval" if not math.isnan(getattr(split, key)) else ""
 
 
-def _counted(rows: pd.DataFrame) -> str:
-    """Copies of one clip count as one."""
+def _lead(rows: pd.DataFrame, overall: SplitMetrics) -> str:
+    """What was measured, copies of a clip counted as one, and the one figure; by operation where there are few."""
     num_clips, num_sources = rows["original"].nunique(), rows.groupby("label")["source"].nunique().sum()
     clips = f"{num_clips} clips" if num_clips == len(rows) else f"{len(rows)} copies of {num_clips} clips"
-    return f"{clips} of {num_sources} sources"
-
-
-def _lead(rows: pd.DataFrame, overall: SplitMetrics) -> str:
-    """What was measured, and the one figure; by operation where there are few."""
-    count = f"{_counted(rows)}."
+    count = f"{clips} of {num_sources} sources."
     if math.isnan(overall.balanced_accuracy):
         absent = next((label for label in class_labels(rows["label"]) if label not in set(rows["label"])), "labelled")
         return f"{count} Balanced accuracy needs both classes; there are no {absent} clips."

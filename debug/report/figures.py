@@ -16,6 +16,7 @@ from model.metric import ReliabilityBin, best_threshold
 
 _LINE_COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # keeps lines off a number
+_MAX_BARS = 30
 _MAX_SHOWN_SCORE = 12.0  # scores beyond are drawn at the edge
 
 
@@ -24,9 +25,9 @@ def _label(axes: Axes, x: str, y: str) -> None:
     axes.set_ylabel(y, fontsize=FONT + 0.5)
 
 
-def source_bars(accuracies: pd.DataFrame, label: str, *, limit: int = 30) -> str:
+def source_bars(accuracies: pd.DataFrame, label: str) -> str:
     """accuracies: source, num_clips, accuracy of one class, worst first."""
-    shown = accuracies.head(limit)
+    shown = accuracies.head(_MAX_BARS)
     if shown.empty:
         return ""
     drawing, axes = new_figure(0.7 + 0.19 * len(shown))
