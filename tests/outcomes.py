@@ -59,7 +59,11 @@ def run_pytest(python: Path, arguments: Sequence[str], root: Path, *, workers: i
         path = Path(folder, "outcomes.tsv")
         # The test processes share the cores: one thread for each.
         variables = os.environ | {_FILE_VARIABLE: str(path), "OMP_NUM_THREADS": "1"}
-        with _signals_as_exceptions(), subprocess.Popen(command, cwd=root, env=variables) as process:
+        # In a session of its own, so that all test processes can be asked to end at once.
+        with (
+            _signals_as_exceptions(),
+            subprocess.Popen(command, cwd=root, env=variables, start_new_session=True) as process,
+        ):
             try:
                 code = process.wait()
             except KeyboardInterrupt:
@@ -95,10 +99,10 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:
-    """Ask pytest to end as Ctrl-C does; kill it if it does not. Returns its exit code."""
-    process.send_signal(signal.SIGINT)
+    """Ask pytest and all that it started to end, as Ctrl-C does; kill them if it does not. Returns its exit code."""
+    os.killpg(process.pid, signal.SIGINT)
     try:
         return process.wait(timeout=_LEAVE_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         return process.wait()
