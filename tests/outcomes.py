@@ -54,7 +54,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def run_pytest(python: Path, arguments: Sequence[str], root: Path, *, workers: int) -> int:
     """Run pytest in `root` with that many test processes. Returns its exit code, 1 if it was killed."""
-    command = [str(python), "-m", "pytest", "-p", "tests.outcomes", "-n", str(workers), *arguments]
+    command = [
+        str(python),
+        "-m",
+        "pytest",
+        "-p",
+        "tests.outcomes",
+        "-n",
+        str(workers),
+        "--dist",
+        "worksteal",
+        *arguments,
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "outcomes.tsv")
         # The test processes share the cores: one thread for each.

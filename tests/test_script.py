@@ -181,6 +181,7 @@ def test_single_files_as_json(clips: Path, repository: Path, tmp_path: Path) -> 
         assert one["frames"] > 0 and one["duration"] == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.long
 def test_a_folder_of_one_s_own_survives_two_kills(clips: Path, repository: Path, tmp_path: Path) -> None:
     """Mixed files, nested, with odd names: killed twice and resumed, the result is that of an undisturbed run."""
     folder = tmp_path / "own"
@@ -233,7 +234,7 @@ def test_a_folder_of_one_s_own_survives_two_kills(clips: Path, repository: Path,
         assert row["status"] == "scored" or not row["pred"], "a file that cannot be read is not called real"
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".csv", pytest.param(".jsonl", marks=pytest.mark.long)])
 def test_windows_and_sound_of_a_folder_go_on_after_a_stop(repository: Path, tmp_path: Path, suffix: str) -> None:
     """A row a window, or an entry; what is scored is not scored again; the challenge's columns know neither."""
     folder, output = tmp_path / "films", tmp_path / f"scores{suffix}"

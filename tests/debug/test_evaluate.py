@@ -222,6 +222,7 @@ def test_a_dataset_that_is_not_there_is_told(run, tmp_path: Path) -> None:
     assert f"FAILED: no dataset at {tmp_path / 'data'}" in output
 
 
+@pytest.mark.long
 def test_an_environment_is_built_once_and_again_for_other_requirements(tmp_path: Path) -> None:
     lines: list[str] = []
     wheel = _tiny_wheel(tmp_path)

@@ -115,6 +115,7 @@ def test_openvino_gives_the_networks_features(tmp_path: Path) -> None:
     assert torch.nn.functional.cosine_similarity(given, expected).min() > 0.999  # bfloat16
 
 
+@pytest.mark.long
 def test_from_clips_to_weights_in_one_command(
     shared_clips: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

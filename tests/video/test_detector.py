@@ -90,7 +90,7 @@ def _features(detector: VideoDetector, views: torch.Tensor) -> dict[str, np.ndar
 @pytest.mark.parametrize("kind", [PATCHES, RESIZED])
 @pytest.mark.parametrize("batch", [1, 3, 5])
 def test_features_do_not_depend_on_the_batch(detector: VideoDetector, batch: int, kind: str) -> None:
-    views = _views(12)
+    views = _views(6)
     whole = detector.features(views, kind)
     parts = torch.cat([detector.features(part, kind) for part in views.split(batch)])
     torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
