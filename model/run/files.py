@@ -159,13 +159,13 @@ class FileDetector:
                 folder = own or default_weights(modality)
                 windows = self._segments
                 prepare = load_windows(modality, folder, windows) if windows else load_preparation(modality, folder)
-                read_ahead(folder)
                 workers = _Workers(prepare)
                 load = partial(self._load_networks, modality, folder)
                 self._loaded[modality.name] = _Loaded(modality, workers, load, Lock())
             return self._loaded[modality.name]
 
     def _load_networks(self, modality: Modality, folder: Path) -> Detector:
+        read_ahead(folder)  # while torch is imported
         from .scoring import choose_device
 
         return load_detector(modality, folder, choose_device(self._device), self._precision)

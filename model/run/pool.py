@@ -231,7 +231,7 @@ class DecodePool:
             clip = self._attempt(attempt, worker, row, causes)
             if clip is not None:
                 return replace(clip, seconds=time.perf_counter() - started - clip.transfer_seconds)
-        return DecodedClip(row.id, None, "; ".join(dict.fromkeys(causes)), seconds=time.perf_counter() - started)
+        return DecodedClip(row.id, None, _told_once(causes), seconds=time.perf_counter() - started)
 
     def _attempt(self, attempt: int, worker: WorkerProcess, row: Row, causes: list[str]) -> DecodedClip | None:
         """One way to read a clip, so that one that crashes takes no other's attempt along. None: `causes` says why."""
@@ -269,7 +269,7 @@ class DecodePool:
             if content is None and not reply.refused:
                 causes.append(reply.note)
                 break
-            note = "; ".join(filter(None, [*causes, reply.note]))
+            note = _told_once([*causes, reply.note])
             if content is None:
                 return DecodedClip(row.id, None, note, refused=True)
             transfer = time.perf_counter() - asked - reply.read_seconds - reply.cut_seconds
@@ -315,6 +315,11 @@ def bytes_read(thread: int) -> int:
             return int(file.readline().split()[1])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def _told_once(causes: Iterable[str]) -> str:
+    """In one line; what several attempts met alike, once."""
+    return "; ".join(dict.fromkeys(filter(None, causes)))
 
 
 def _size(row: Row) -> int:
