@@ -68,6 +68,7 @@ def run_pytest(python: Path, arguments: Sequence[str], root: Path, *, workers: i
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "outcomes.tsv")
+        path.touch()  # a test can read it before pytest has written of it
         # The test processes share the cores: one thread for each.
         variables = os.environ | {_FILE_VARIABLE: str(path), "OMP_NUM_THREADS": "1"}
         # In a session of its own, so that all test processes can be asked to end at once.
@@ -79,7 +80,7 @@ def run_pytest(python: Path, arguments: Sequence[str], root: Path, *, workers: i
                 code = process.wait()
             except KeyboardInterrupt:
                 code = _end(process)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines()
     if _FINISHED in lines:
         return code
     print(summary(lines, f"pytest ended with {code}" if code >= 0 else f"pytest was killed by signal {-code}"))
