@@ -13,31 +13,34 @@ from ..cpu import choose_dtype
 from ..heads import Decision, from_arrays
 from ..weights import Manifest, WeightsError, load_manifest, load_tensors
 from .cepstra import CepstraArchitecture, CepstralVectors
-from .speech import SpeechArchitecture, SpeechEncoder, statistics
+from .picture import PictureArchitecture, PictureEncoder, statistics
 from .views import WINDOWS, ViewConfig, split_windows
 
-SPEECH, CEPSTRA = "speech", "cepstra"  # features: statistics of the encoder's layers, Fisher vectors of cepstra
-_NETWORKS = ("speech.", "cepstra.vectors.")  # prefixes of the networks' tensors in the file; the others belong to heads
+PICTURE, CEPSTRA = "picture", "cepstra"  # features: of the spectrum as a picture, and Fisher vectors of cepstra
+_NETWORKS = (
+    "picture.",
+    "cepstra.vectors.",
+)  # prefixes of the networks' tensors in the file; the others belong to heads
 _FULL_SCALE = 32768
 
 
 class AudioNetwork(nn.Module):
     """The frozen networks: windows -> named features, side by side."""
 
-    def __init__(self, *, speech: SpeechArchitecture, cepstra: CepstraArchitecture) -> None:
+    def __init__(self, *, picture: PictureArchitecture, cepstra: CepstraArchitecture) -> None:
         super().__init__()
-        self.speech = SpeechEncoder(**speech)
+        self.picture = PictureEncoder(**picture)
         self.cepstra = CepstralVectors(**cepstra)
 
     @property
     def sizes(self) -> dict[str, int]:
         """Name -> size of every feature, in the order of the output."""
-        return {SPEECH: self.speech.num_features, CEPSTRA: self.cepstra.num_features}
+        return {PICTURE: self.picture.num_features, CEPSTRA: self.cepstra.num_features}
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """int16 (B, N) at 16 kHz -> float32 (B, D)."""
         samples = windows.float() / _FULL_SCALE
-        return torch.cat([statistics(self.speech(samples)), self.cepstra(samples)], dim=1)
+        return torch.cat([statistics(self.picture(samples)), self.cepstra(samples)], dim=1)
 
 
 class AudioDetector:
@@ -59,7 +62,7 @@ class AudioDetector:
         self._sizes, self._decision = network.sizes, decision
         self._network = network.eval().to(device)
         if device.type == "cpu":
-            self._network.speech.prepare_for_cpu(dtype)
+            self._network.picture.prepare_for_cpu(dtype)
 
     def split(self, content: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 (n,), as prepared -> {"windows": int16 (V, N)}, without copies. Raises: ValueError."""

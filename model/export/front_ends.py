@@ -11,18 +11,16 @@ from typing import Any
 import torch
 from torch.onnx import register_custom_op_symbolic
 
-OPSET = 17  # the first with DFT and STFT
+OPSET = 17  # the first with DFT
 
 
 def register() -> None:
     """Teach the exporter; once or more often, it is the same."""
     functions: dict[str, Callable[..., Any]] = {
-        "aten::stft": _stft,
         "aten::unfold": _unfold,
         "aten::fft_rfft": _rfft,
         "aten::real": _real,
         "aten::imag": _imag,
-        "aten::diff": _diff,
         "aten::gradient": _gradient,
     }
     for name, function in functions.items():
@@ -35,12 +33,6 @@ def _number(g: Any, value: int) -> Any:
 
 def _axes(g: Any, *axes: int) -> Any:
     return g.op("Constant", value_t=torch.tensor(axes))
-
-
-def _stft(g: Any, samples: Any, fft_size: Any, hop: Any, width: Any, window: Any, *_: Any) -> Any:
-    """(B, N) -> (B, F, T, 2). The window is as long as the transform; the caller has padded the ends."""
-    spectra = g.op("STFT", g.op("Unsqueeze", samples, _axes(g, 2)), hop, window, fft_size, onesided_i=1)
-    return g.op("Transpose", spectra, perm_i=[0, 2, 1, 3])
 
 
 def _unfold(g: Any, x: Any, _: Any, size: Any, step: Any) -> Any:
@@ -70,11 +62,6 @@ def _part(g: Any, x: Any, start: int, end: int) -> Any:
 
 
 _LAST = 2**63 - 1
-
-
-def _diff(g: Any, x: Any, *_: Any) -> Any:
-    """Along axis 1."""
-    return g.op("Sub", _part(g, x, 1, _LAST), _part(g, x, 0, -1))
 
 
 def _gradient(g: Any, x: Any, *_: Any) -> Any:

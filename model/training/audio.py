@@ -1,4 +1,4 @@
-"""How the speech detector is made: Whisper's early blocks and cepstra hear windows, two heads decide."""
+"""How the speech detector is made: CLIP's blocks see windows as pictures, cepstra describe them, two heads decide."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from safetensors.numpy import load_file
 
 from ..audio import copies
 from ..audio.cepstra import CepstraArchitecture, CepstralVectors
-from ..audio.detector import CEPSTRA, SPEECH, AudioNetwork, pool_windows
+from ..audio.detector import CEPSTRA, PICTURE, AudioNetwork, pool_windows
+from ..audio.picture import PictureArchitecture, PictureEncoder, statistics
 from ..audio.prepare import AudioPreparation
-from ..audio.speech import SpeechArchitecture, SpeechEncoder, statistics
 from ..audio.views import SAMPLE_RATE, WINDOWS, ViewConfig, loud_level
 from ..modality import AUDIO
 from ..quantised import unpack
@@ -27,21 +27,24 @@ from .fit import KernelFit, LinearFit
 from .recipe import AS_FOUND, Container, Extractor, Recipe, code_version
 
 VIEWS = ViewConfig()  # in the manifest; a labelled clip has one window
-SPEECH_SIZE: SpeechArchitecture = {"width": 512, "heads": 8, "blocks": 3}
+PICTURE_SIZE: PictureArchitecture = {
+    "width": 768, "heads": 12, "blocks": 7, "size": 224, "patch": 16, "read_after": [5, 6, 7],
+}  # fmt: skip
 CEPSTRA_SIZE: CepstraArchitecture = {
     "bands": 70, "coefficients": 30, "top_hertz": 7400.0, "components": 60, "gaussians": 32,
 }  # fmt: skip
 HEADS: dict[str, KernelFit | LinearFit] = {
-    "statistics": LinearFit((SPEECH,), penalty=0.3),
+    "pictures": LinearFit((PICTURE,), penalty=1.0),
     "vectors": LinearFit((CEPSTRA,), penalty=0.3),
 }
+PACKED, HALVED = ("picture.blocks.",), ("picture.",)  # prefixes of tensors, see `export.store`
 PREPARATION = AudioPreparation(views=replace(VIEWS, max_windows=1))
-_NETWORK_FILES = ("cepstra.py", "detector.py", "speech.py")  # of model/audio; all others decide what windows hold
+_NETWORK_FILES = ("cepstra.py", "detector.py", "picture.py")  # of model/audio; all others decide what windows hold
 _FULL_SCALE = 32768
 
 
 def build_recipe(pretrained: Path) -> Recipe:
-    """pretrained: safetensors with Whisper's encoder and the mixture of cepstra. Raises: ValueError: it lacks one."""
+    """pretrained: safetensors with CLIP's blocks and the mixture of cepstra. Raises: ValueError: it lacks one."""
     network = load_pretrained(pretrained)
     package = Path(copies.__file__).parent
     code = code_version(file for file in package.glob("*.py") if file.name not in _NETWORK_FILES)
@@ -52,15 +55,17 @@ def build_recipe(pretrained: Path) -> Recipe:
         prepared_by=f"{PREPARATION.views} code {code} av {av.__version__}",
         split=split,
         extractors={
-            SPEECH: Extractor(WINDOWS, Statistics(network.speech), in_full=True, clips_per_batch=8),
+            PICTURE: Extractor(WINDOWS, Statistics(network.picture), in_full=True, clips_per_batch=8),
             CEPSTRA: Extractor(WINDOWS, Vectors(network.cepstra), in_full=True, clips_per_batch=8),
         },
         pool=pool,
         heads=HEADS,
         container=Container(container_numbers, predictors, bands),
         input={"views": asdict(VIEWS)},
-        architecture={"speech": SPEECH_SIZE, "cepstra": CEPSTRA_SIZE},
-        networks={"speech": network.speech, "cepstra": network.cepstra},
+        architecture={"picture": PICTURE_SIZE, "cepstra": CEPSTRA_SIZE},
+        networks={"picture": network.picture, "cepstra": network.cepstra},
+        packed=PACKED,
+        halved=HALVED,
         variants=(AS_FOUND, *copies.VARIANTS),
         sharp=False,
         generated_alone=True,
@@ -92,7 +97,7 @@ class _Hearing(torch.nn.Module):
 class Statistics(_Hearing):
     """The encoder as training runs it."""
 
-    def __init__(self, encoder: SpeechEncoder) -> None:
+    def __init__(self, encoder: PictureEncoder) -> None:
         super().__init__()
         self.encoder, self.num_features = encoder, encoder.num_features
 
@@ -115,7 +120,7 @@ class Vectors(_Hearing):
 
 def load_pretrained(source: Path) -> AudioNetwork:
     """The networks from weights of this project or from what `pretrained_speech` wrote. Raises: ValueError."""
-    network = AudioNetwork(speech=SPEECH_SIZE, cepstra=CEPSTRA_SIZE)
+    network = AudioNetwork(picture=PICTURE_SIZE, cepstra=CEPSTRA_SIZE)
     try:
         stored = to_tensors(unpack(load_file(source)))
         network.load_state_dict({name: stored[name].float() for name in network.state_dict()}, strict=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.audio.detector import CEPSTRA, SPEECH, AudioDetector, AudioNetwork, load_detector, pool_windows
+from model.audio.detector import CEPSTRA, PICTURE, AudioDetector, AudioNetwork, load_detector, pool_windows
 from model.audio.prepare import AudioPreparation, load_preparation
 from model.audio.views import WINDOWS, ViewConfig
 from model.heads import Decision, KernelHead, LinearHead, Projection
@@ -25,7 +25,7 @@ from .test_views import write_wav
 from .toy_speech import toy_voice
 
 SIZES: dict[str, Any] = {
-    "speech": {"width": 16, "heads": 2, "blocks": 2},
+    "picture": {"width": 16, "heads": 2, "blocks": 2, "size": 32, "patch": 16, "read_after": [1, 2]},
     "cepstra": {"bands": 20, "coefficients": 8, "top_hertz": 7400.0, "components": 6, "gaussians": 3},
 }
 VIEWS = ViewConfig(window_samples=16_000, max_windows=4)
@@ -40,7 +40,7 @@ class MadeUp:
         from model.modality import AUDIO
 
         self.modality = AUDIO
-        self.networks = {"speech": network.speech, "cepstra": network.cepstra}
+        self.networks = {"picture": network.picture, "cepstra": network.cepstra}
         self.input, self.architecture = {"views": asdict(VIEWS)}, SIZES
         self.packed: tuple[str, ...] = ()
         self.halved: tuple[str, ...] = ()
@@ -63,11 +63,11 @@ def weights(tmp_path_factory) -> Path:
 
     decision = Decision(
         {
-            "statistics": LinearHead(half(sizes[SPEECH]), 0.25),
-            "places": KernelHead(Projection(half(sizes[SPEECH], 5), half(5)), half(7, 5), half(7), 0.5, 0.125),
+            "pictures": LinearHead(half(sizes[PICTURE]), 0.25),
+            "places": KernelHead(Projection(half(sizes[PICTURE], 5), half(5)), half(7, 5), half(7), 0.5, 0.125),
             "vectors": LinearHead(half(sizes[CEPSTRA]), -0.5),
         },
-        {"statistics": (SPEECH,), "places": (SPEECH,), "vectors": (CEPSTRA,)},
+        {"pictures": (PICTURE,), "places": (PICTURE,), "vectors": (CEPSTRA,)},
         0.75,
     )
     export_weights(folder, MadeUp(network), decision, sizes=sizes, made={})  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def test_networks_hear_what_training_heard(detector, tmp_path):
     windows = detector.split(content_of(tmp_path / "voice.wav", 2.0))[WINDOWS]
     given = torch.from_numpy(detector.features(torch.from_numpy(windows), WINDOWS).numpy())
     parts = []
-    for extractor in (Statistics(detector._network.speech), Vectors(detector._network.cepstra)):
+    for extractor in (Statistics(detector._network.picture), Vectors(detector._network.cepstra)):
         with torch.inference_mode():
             parts.append(extractor.statistics(extractor.render(torch.from_numpy(windows))))
     torch.testing.assert_close(given, torch.cat(parts, dim=1), atol=1e-5, rtol=1e-5)
