@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypedDict
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -54,16 +55,21 @@ class SpectrumPicture(nn.Module):
         power = spectrum.real.square() + spectrum.imag.square()  # (B, T, F)
         log = (power[..., 1 : _NUM_BINS + 1] + _FLOOR).log()
         log = (log - log.mean(dim=1, keepdim=True)).transpose(1, 2)
-        rows = resampling(_NUM_BINS, self.size).flip(0).to(log)
-        columns = resampling(log.shape[2], self.size).to(log)
+        rows = torch.from_numpy(resampling(_NUM_BINS, self.size)[::-1].copy()).to(log)
+        columns = torch.from_numpy(resampling(int(log.shape[2]), self.size)).to(log)
         return (rows @ log @ columns.T / _UNIT).clamp(-_LARGEST, _LARGEST)[:, None]
 
 
 @lru_cache(maxsize=8)
-def resampling(count: int, size: int) -> torch.Tensor:
-    """The matrix, float32 (size, count), that resizes `count` numbers as pictures are: bilinear, without aliases."""
-    each = torch.eye(count)[None, None]
-    return F.interpolate(each, size=(size, count), mode="bilinear", antialias=True, align_corners=False)[0, 0]
+def resampling(count: int, size: int) -> np.ndarray:
+    """The matrix, float32 (size, count), that resizes `count` numbers as pictures are: bilinear, without aliases.
+
+    It is that of PyTorch's `interpolate` with `antialias`, which cannot be exported.
+    """
+    scale = count / size
+    centres = (np.arange(size)[:, None] + 0.5) * scale
+    weights = np.maximum(0, 1 - np.abs(np.arange(count) + 0.5 - centres) / max(1.0, scale))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 class _Attention(nn.Module):
@@ -130,7 +136,7 @@ class PictureEncoder(nn.Module):
     def forward(self, samples: torch.Tensor) -> list[torch.Tensor]:
         """float32 (B, N) at 16 kHz -> the tokens after each block that is read, (B, 1 + T, width), the class first."""
         tokens = self.patch(self.picture(samples)).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         tokens = self.norm_pre(tokens + self.positions)
         layers = []
         for number, block in enumerate(self.blocks, start=1):

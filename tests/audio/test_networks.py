@@ -93,7 +93,13 @@ def test_a_tone_is_a_line_at_its_height() -> None:
     picture = SpectrumPicture(224)(torch.from_numpy(tone)[None])[0, 0]
     row = int(picture[:, :30].mean(1).argmax())
     assert row == pytest.approx(224 * (1 - 6000 / 7390), abs=2)
-    assert resampling(594, 224).sum(1).numpy() == pytest.approx(np.ones(224), abs=1e-5)
+
+
+@pytest.mark.parametrize(("count", "size"), [(594, 224), (236, 224), (30, 32)])
+def test_resampling_is_pytorchs(count: int, size: int) -> None:
+    each = torch.eye(count)[None, None]
+    expected = F.interpolate(each, size=(size, count), mode="bilinear", antialias=True, align_corners=False)[0, 0]
+    np.testing.assert_allclose(resampling(count, size), expected.numpy(), atol=1e-4)
 
 
 def test_gain_and_a_microphones_response_hardly_show() -> None:
