@@ -17,10 +17,7 @@ from .picture import PictureArchitecture, PictureEncoder, statistics
 from .views import WINDOWS, ViewConfig, split_windows
 
 PICTURE, CEPSTRA = "picture", "cepstra"  # features: of the spectrum as a picture, and Fisher vectors of cepstra
-_NETWORKS = (
-    "picture.",
-    "cepstra.vectors.",
-)  # prefixes of the networks' tensors in the file; the others belong to heads
+_NETWORKS = ("picture.", "cepstra.vectors.")  # prefixes of the networks' tensors in the file; others are the heads'
 _FULL_SCALE = 32768
 
 
