@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..cpu import pack_linear_layers
+from ..cpu import QUICK_GELU, pack_linear_layers, scale_for_silu
 
 _FFT_SIZE, _HOP = 512, 80  # 32 ms and 5 ms at 16 kHz
 _NUM_BINS = 236  # up to 7.4 kHz, without the constant part
 _FLOOR = 1e-8 * _FFT_SIZE  # of a bin's power; a window's loud level is 0.1
 _UNIT, _LARGEST = 3.0, 2.0  # of the natural logarithm of power become 1 in the picture, and where it is cut off
-_QUICK_GELU = 1.702  # CLIP's activation is x * sigmoid(1.702 * x)
 _STATISTICS = 3  # the class token, mean and deviation of the others
 
 
@@ -44,20 +43,22 @@ class SpectrumPicture(nn.Module):
     """
 
     window: torch.Tensor
+    rows: torch.Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
         self.register_buffer("window", torch.hann_window(_FFT_SIZE), persistent=False)
+        rows = resampling(_NUM_BINS, size)[::-1].copy()
+        self.register_buffer("rows", torch.from_numpy(rows), persistent=False)
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         spectrum = torch.fft.rfft(samples.unfold(-1, _FFT_SIZE, _HOP) * self.window)
         power = spectrum.real.square() + spectrum.imag.square()  # (B, T, F)
         log = (power[..., 1 : _NUM_BINS + 1] + _FLOOR).log()
         log = (log - log.mean(dim=1, keepdim=True)).transpose(1, 2)
-        rows = torch.from_numpy(resampling(_NUM_BINS, self.size)[::-1].copy()).to(log)
         columns = torch.from_numpy(resampling(int(log.shape[2]), self.size)).to(log)
-        return (rows @ log @ columns.T / _UNIT).clamp(-_LARGEST, _LARGEST)[:, None]
+        return (self.rows @ log @ columns.T / _UNIT).clamp(-_LARGEST, _LARGEST)[:, None]
 
 
 @lru_cache(maxsize=8)
@@ -98,13 +99,11 @@ class _Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(self.norm1(x))
         inner = self.fc1(self.norm2(x))
-        return x + self.fc2(F.silu(inner) if self.scaled else inner * torch.sigmoid(_QUICK_GELU * inner))
+        return x + self.fc2(F.silu(inner) if self.scaled else inner * torch.sigmoid(QUICK_GELU * inner))
 
     def scale(self) -> None:
         """The same function with an activation of one pass: SiLU between scaled layers."""
-        for parameter in self.fc1.parameters():
-            parameter.mul_(_QUICK_GELU)
-        self.fc2.weight.div_(_QUICK_GELU)
+        scale_for_silu(self.fc1, self.fc2)
         self.scaled = True
 
 

@@ -13,11 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..cpu import pack_linear_layers
+from ..cpu import pack_linear_layers, scale_for_silu
 from .timm_parts import Block, QuickGELU, create_model
 from .traces import pictures, statistics_of
-
-_QUICK_GELU = 1.702  # the sigmoid's factor
 
 
 class SceneArchitecture(TypedDict):
@@ -79,10 +77,8 @@ class SceneNetwork(nn.Module):
         """The same function, faster on a CPU. dtype: of products; all else is float32."""
         for block in self.transformer.blocks:
             mlp = block.mlp
-            if isinstance(mlp.act, QuickGELU):  # x * sigmoid(1.702 * x): SiLU between scaled layers, in one pass
-                for parameter in mlp.fc1.parameters():
-                    parameter.mul_(_QUICK_GELU)
-                mlp.fc2.weight.div_(_QUICK_GELU)
+            if isinstance(mlp.act, QuickGELU):
+                scale_for_silu(mlp.fc1, mlp.fc2)
                 mlp.act = nn.SiLU(inplace=True)
         pack_linear_layers(self.transformer, dtype, exact_first=True)
 
