@@ -13,7 +13,7 @@ from ..cpu import choose_dtype
 from ..heads import Decision, from_arrays
 from ..weights import Manifest, WeightsError, load_manifest, load_tensors
 from .cepstra import CepstraArchitecture, CepstralVectors
-from .picture import PictureArchitecture, PictureEncoder, statistics
+from .picture import PictureArchitecture, PictureEncoder
 from .views import WINDOWS, ViewConfig, split_windows
 
 PICTURE, CEPSTRA = "picture", "cepstra"  # features: of the spectrum as a picture, and Fisher vectors of cepstra
@@ -37,7 +37,7 @@ class AudioNetwork(nn.Module):
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """int16 (B, N) at 16 kHz -> float32 (B, D)."""
         samples = windows.float() / _FULL_SCALE
-        return torch.cat([statistics(self.picture(samples)), self.cepstra(samples)], dim=1)
+        return torch.cat([self.picture(samples), self.cepstra(samples)], dim=1)
 
 
 class AudioDetector:
@@ -59,7 +59,7 @@ class AudioDetector:
         self._sizes, self._decision = network.sizes, decision
         self._network = network.eval().to(device)
         if device.type == "cpu":
-            self._network.picture.prepare_for_cpu(dtype)
+            self._network.picture.prepare_for_cpu(self.view_config.window_samples, dtype)
 
     def split(self, content: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 (n,), as prepared -> {"windows": int16 (V, N)}, without copies. Raises: ValueError."""

@@ -1,4 +1,4 @@
-"""How the speech detector is made: CLIP's blocks see windows as pictures, cepstra describe them, two heads decide."""
+"""How the speech detector is made: a backbone sees windows as pictures, cepstra describe them, two heads decide."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from ..audio import copies
 from ..audio.cepstra import CepstraArchitecture, CepstralVectors
 from ..audio.detector import CEPSTRA, PICTURE, AudioNetwork, pool_windows
-from ..audio.picture import PictureArchitecture, PictureEncoder, statistics
+from ..audio.picture import PictureArchitecture, PictureEncoder
 from ..audio.prepare import AudioPreparation
 from ..audio.views import SAMPLE_RATE, WINDOWS, ViewConfig, loud_level
 from ..modality import AUDIO
@@ -27,24 +27,21 @@ from .fit import KernelFit, LinearFit
 from .recipe import AS_FOUND, Container, Extractor, Recipe, code_version
 
 VIEWS = ViewConfig()  # in the manifest; a labelled clip has one window
-PICTURE_SIZE: PictureArchitecture = {
-    "width": 768, "heads": 12, "blocks": 7, "size": 224, "patch": 16, "read_after": [5, 6, 7],
-}  # fmt: skip
+PICTURE_SIZE: PictureArchitecture = {"rows": 224, "read_after": [3, 4, 5]}
 CEPSTRA_SIZE: CepstraArchitecture = {
     "bands": 70, "coefficients": 30, "top_hertz": 7400.0, "components": 60, "gaussians": 32,
 }  # fmt: skip
 HEADS: dict[str, KernelFit | LinearFit] = {
-    "pictures": LinearFit((PICTURE,), penalty=1.0),
+    "pictures": LinearFit((PICTURE,), penalty=10.0),
     "vectors": LinearFit((CEPSTRA,), penalty=0.3),
 }
-PACKED, HALVED = ("picture.blocks.",), ("picture.",)  # prefixes of tensors, see `export.store`
 PREPARATION = AudioPreparation(views=replace(VIEWS, max_windows=1))
 _NETWORK_FILES = ("cepstra.py", "detector.py", "picture.py")  # of model/audio; all others decide what windows hold
 _FULL_SCALE = 32768
 
 
 def build_recipe(pretrained: Path) -> Recipe:
-    """pretrained: safetensors with CLIP's blocks and the mixture of cepstra. Raises: ValueError: it lacks one."""
+    """pretrained: safetensors with the backbone and the mixture of cepstra. Raises: ValueError: it lacks one."""
     network = load_pretrained(pretrained)
     package = Path(copies.__file__).parent
     code = code_version(file for file in package.glob("*.py") if file.name not in _NETWORK_FILES)
@@ -55,8 +52,8 @@ def build_recipe(pretrained: Path) -> Recipe:
         prepared_by=f"{PREPARATION.views} code {code} av {av.__version__}",
         split=split,
         extractors={
-            PICTURE: Extractor(WINDOWS, Statistics(network.picture), in_full=True, clips_per_batch=8),
-            CEPSTRA: Extractor(WINDOWS, Vectors(network.cepstra), in_full=True, clips_per_batch=8),
+            PICTURE: Extractor(WINDOWS, Hearing(network.picture), in_full=True, clips_per_batch=8),
+            CEPSTRA: Extractor(WINDOWS, Hearing(network.cepstra), in_full=True, clips_per_batch=8),
         },
         pool=pool,
         heads=HEADS,
@@ -64,8 +61,6 @@ def build_recipe(pretrained: Path) -> Recipe:
         input={"views": asdict(VIEWS)},
         architecture={"picture": PICTURE_SIZE, "cepstra": CEPSTRA_SIZE},
         networks={"picture": network.picture, "cepstra": network.cepstra},
-        packed=PACKED,
-        halved=HALVED,
         variants=(AS_FOUND, *copies.VARIANTS),
         sharp=False,
         generated_alone=True,
@@ -88,34 +83,20 @@ def pool(windows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: pool_windows(array) for name, array in windows.items()}
 
 
-class _Hearing(torch.nn.Module):
+class Hearing(torch.nn.Module):
+    """A network as training runs it."""
+
+    def __init__(self, network: PictureEncoder | CepstralVectors) -> None:
+        super().__init__()
+        self.network, self.num_features = network, network.num_features
+
     def render(self, windows: torch.Tensor) -> torch.Tensor:
         """int16 (B, N) -> float32 (B, N), full scale 1."""
         return windows.float() / _FULL_SCALE
 
-
-class Statistics(_Hearing):
-    """The encoder as training runs it."""
-
-    def __init__(self, encoder: PictureEncoder) -> None:
-        super().__init__()
-        self.encoder, self.num_features = encoder, encoder.num_features
-
     def statistics(self, x: torch.Tensor) -> torch.Tensor:
         """float32 (B, N) -> (B, num_features)."""
-        return statistics(self.encoder(x))
-
-
-class Vectors(_Hearing):
-    """The cepstra as training computes them."""
-
-    def __init__(self, cepstra: CepstralVectors) -> None:
-        super().__init__()
-        self.cepstra, self.num_features = cepstra, cepstra.num_features
-
-    def statistics(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 (B, N) -> (B, num_features)."""
-        return self.cepstra(x)
+        return self.network(x)
 
 
 def load_pretrained(source: Path) -> AudioNetwork:

@@ -1,7 +1,7 @@
-"""The networks of the speech detector from nothing: `python -m model.training.pretrained_speech CLIP.safetensors
+"""The networks of the speech detector from nothing: `python -m model.training.pretrained_speech VIDEO.safetensors
 --data DIR OUT.safetensors`. Training finds them in the weights it replaces.
 
-CLIP's blocks come from what `model.training.pretrained` wrote, or from the video weights, which hold the same. The
+The backbone comes from what `model.training.pretrained` wrote, or from the video weights, which hold the same. The
 mixture of cepstral frames is fitted to the clips in DIR, without their labels.
 """
 
@@ -21,36 +21,40 @@ from sklearn.mixture import GaussianMixture
 
 from ..audio.cepstra import CepstralVectors
 from ..audio.detector import AudioNetwork
+from ..audio.picture import PictureEncoder
 from ..modality import AUDIO
 from ..quantised import unpack
 from ..weights import to_tensors
-from .audio import CEPSTRA_SIZE, HALVED, PACKED, PICTURE_SIZE, PREPARATION, split
+from .audio import CEPSTRA_SIZE, PICTURE_SIZE, PREPARATION, split
 from .clips import LabelledDataError, load_records
 from .export import store
 
-_PREFIX = "scene.transformer."
+_PREFIX = "features.backbone."
+_CONVS, _SEPARABLE_CONVS = ("conv_pw", "conv_dw", "conv_pwl"), ("conv_dw", "conv_pw")  # of timm's blocks
 _NUM_FRAMES = 15_000  # drawn for the mixture
 _SEED = 0
 
 
-def picture_state(stored: Mapping[str, torch.Tensor], blocks: int) -> dict[str, torch.Tensor]:
-    """The transformer of the video weights -> the state of a `PictureEncoder` of that many blocks, float32.
+def picture_state(stored: Mapping[str, torch.Tensor], encoder: PictureEncoder) -> dict[str, torch.Tensor]:
+    """The backbone of the video weights, for pictures of three colours -> the state of `encoder`.
 
     Raises: KeyError: `stored` lacks a part of it.
     """
-    state = {
-        "class_token": stored[f"{_PREFIX}cls_token"],
-        "positions": stored[f"{_PREFIX}pos_embed"],
-        "patch.weight": stored[f"{_PREFIX}patch_embed.proj.weight"].float().sum(dim=1, keepdim=True),  # three colours
-        "norm_pre.weight": stored[f"{_PREFIX}norm_pre.weight"],
-        "norm_pre.bias": stored[f"{_PREFIX}norm_pre.bias"],
-    }
-    for block in range(blocks):
-        for layer in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
-            for kind in ("weight", "bias"):
-                name = f"blocks.{block}.{layer}.{kind}"
-                state[name.replace("mlp.", "")] = stored[_PREFIX + name]
-    return {name: tensor.float() for name, tensor in state.items()}
+    backbone = encoder.backbone
+    places = {"stem": ("conv_stem", "bn1")}
+    for number, stage in enumerate(backbone.stages):
+        for place, block in enumerate(stage):
+            convs = _CONVS if len(block.units) == len(_CONVS) else _SEPARABLE_CONVS
+            for unit, conv in enumerate(convs):
+                prefix = f"blocks.{number}.{place}."
+                places[f"stages.{number}.{place}.units.{unit}"] = (f"{prefix}{conv}", f"{prefix}bn{unit + 1}")
+    state = {}
+    for name, (conv, norm) in places.items():
+        weight = stored[f"{_PREFIX}{conv}.weight"].float()
+        state[f"{name}.conv.weight"] = weight.sum(dim=1, keepdim=True) if name == "stem" else weight
+        for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            state[f"{name}.norm.{kind}"] = stored[f"{_PREFIX}{norm}.{kind}"]
+    return {f"backbone.{name}": tensor for name, tensor in state.items()}
 
 
 def fit_mixture(windows: np.ndarray, cepstra: CepstralVectors) -> None:
@@ -79,21 +83,21 @@ def fit_mixture(windows: np.ndarray, cepstra: CepstralVectors) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.training.pretrained_speech", description=__doc__)
-    parser.add_argument("clip", type=Path, help="safetensors with CLIP's blocks, such as the video weights")
+    parser.add_argument("video", type=Path, help="safetensors with EfficientNet-Lite0, such as the video weights")
     parser.add_argument("--data", type=Path, required=True, help="labelled clips, as for training")
     parser.add_argument("out", type=Path, help="safetensors file, for `python -m model.training --pretrained`")
     options = parser.parse_args(arguments)
     try:
-        state = picture_state(to_tensors(unpack(load_file(options.clip))), PICTURE_SIZE["blocks"])
+        network = AudioNetwork(picture=PICTURE_SIZE, cepstra=CEPSTRA_SIZE)
+        state = picture_state(to_tensors(unpack(load_file(options.video))), network.picture)
         records = load_records(options.data, AUDIO)
     except (OSError, KeyError, ValueError, SafetensorError, LabelledDataError) as error:
-        print(f"error: {options.clip}: {error}", file=sys.stderr)
+        print(f"error: {options.video}: {error}", file=sys.stderr)
         return 2
-    network = AudioNetwork(picture=PICTURE_SIZE, cepstra=CEPSTRA_SIZE)
     network.picture.load_state_dict(state, strict=True)
     content = np.stack([PREPARATION.cut(PREPARATION.read(str(record.path)).samples) for record in records])
     fit_mixture(split(content)["windows"][:, 0], network.cepstra)
-    save_file(store(network.state_dict(), packed=PACKED, halved=HALVED), options.out)
+    save_file(store(network.state_dict(), packed=(), halved=()), options.out)
     return 0
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..convolutions import expected_output
 from ..cpu import choose_dtype
 from ..heads import Decision, from_arrays
 from ..weights import Manifest, WeightsError, load_manifest, load_tensors
-from .fused import expected_output, fuse_backbone
+from .fused import fuse_backbone
 from .scene import SceneArchitecture, SceneNetwork
 from .timm_parts import BatchNormAct2d, NoRandomValues
 from .traces import FeatureNetwork
@@ -148,8 +149,8 @@ def fold_batch_norms(network: _Network) -> _Network:
             conv, norm = getattr(module, conv_name), getattr(module, norm_name)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
                 folded = fuse_conv_bn_eval(conv, norm)
-                if (expected := expected_output(norm)) is not None:
-                    folded.expected_output = expected  # for `fused.FusedConv`
+                if (expected := expected_output(norm, norm.act)) is not None:
+                    folded.expected_output = expected  # for `FusedConv`
                 setattr(module, conv_name, folded)
                 setattr(module, norm_name, norm.act)
     return network

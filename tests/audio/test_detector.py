@@ -17,7 +17,7 @@ from model.audio.detector import CEPSTRA, PICTURE, AudioDetector, AudioNetwork, 
 from model.audio.prepare import AudioPreparation, load_preparation
 from model.audio.views import WINDOWS, ViewConfig
 from model.heads import Decision, KernelHead, LinearHead, Projection
-from model.training.audio import Statistics, Vectors
+from model.training.audio import Hearing
 from model.training.export import export_weights
 from model.weights import WeightsError
 
@@ -25,7 +25,7 @@ from .test_views import write_wav
 from .toy_speech import toy_voice
 
 SIZES: dict[str, Any] = {
-    "picture": {"width": 16, "heads": 2, "blocks": 2, "size": 32, "patch": 16, "read_after": [1, 2]},
+    "picture": {"rows": 32, "read_after": [1, 2]},
     "cepstra": {"bands": 20, "coefficients": 8, "top_hertz": 7400.0, "components": 6, "gaussians": 3},
 }
 VIEWS = ViewConfig(window_samples=16_000, max_windows=4)
@@ -53,7 +53,7 @@ def weights(tmp_path_factory) -> Path:
     network = AudioNetwork(**SIZES)
     state = {}
     for name, tensor in network.state_dict().items():
-        least = 0.1 if "vectors" in name else -0.15  # variances and weights are positive
+        least = 0.1 if "vectors" in name or "running_var" in name else -0.15  # variances and weights are positive
         state[name] = (least + 0.3 * torch.rand(tensor.shape, generator=generator)).half().float()
     network.load_state_dict(state)
     rng, sizes = np.random.default_rng(0), network.sizes
@@ -108,7 +108,7 @@ def test_networks_hear_what_training_heard(detector, tmp_path):
     windows = detector.split(content_of(tmp_path / "voice.wav", 2.0))[WINDOWS]
     given = torch.from_numpy(detector.features(torch.from_numpy(windows), WINDOWS).numpy())
     parts = []
-    for extractor in (Statistics(detector._network.picture), Vectors(detector._network.cepstra)):
+    for extractor in (Hearing(detector._network.picture), Hearing(detector._network.cepstra)):
         with torch.inference_mode():
             parts.append(extractor.statistics(extractor.render(torch.from_numpy(windows))))
     torch.testing.assert_close(given, torch.cat(parts, dim=1), atol=1e-5, rtol=1e-5)
@@ -146,6 +146,6 @@ def test_mistakes_are_told(detector, weights, tmp_path):
     manifest = weights / "manifest.json"
     for file in weights.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "manifest.json").write_text(manifest.read_text().replace('"blocks": 2', '"blocks": 3'))
+    (tmp_path / "manifest.json").write_text(manifest.read_text().replace("[1, 2]", "[1, 3]"))
     with pytest.raises(WeightsError, match="does not fit the architecture"):
         load_detector(tmp_path, CPU)

@@ -10,9 +10,10 @@ import timm
 import torch
 from torch import nn
 
+from model.convolutions import FusedBlock, FusedConv, expected_output
 from model.cpu import UnknownPartError
 from model.video.detector import fold_batch_norms
-from model.video.fused import FusedBlock, FusedConv, expected_output, fuse_backbone
+from model.video.fused import fuse_backbone
 from model.video.timm_parts import BatchNormAct2d
 
 
@@ -84,7 +85,7 @@ def test_rounded_kernels_leave_the_mean_of_outputs_where_it_was() -> None:
     norm = BatchNormAct2d(64, act_layer=nn.ReLU6).eval()
     norm.weight.data.uniform_(0.5, 2.0, generator=generator)
     norm.bias.data.normal_(1.0, 1.0, generator=generator)
-    expected = expected_output(norm)
+    expected = expected_output(norm, norm.act)
     normalised = torch.randn(8, 64, 32, 32, generator=generator)
     maps = (normalised * norm.weight.data.view(-1, 1, 1) + norm.bias.data.view(-1, 1, 1)).clamp(0, 6)
     assert expected is not None
@@ -102,6 +103,7 @@ def test_rounded_kernels_leave_the_mean_of_outputs_where_it_was() -> None:
 
 
 def test_an_activation_whose_mean_is_not_known_here() -> None:
-    assert expected_output(BatchNormAct2d(4, act_layer=nn.SiLU)) is None
+    norm = BatchNormAct2d(4, act_layer=nn.SiLU)
+    assert expected_output(norm, norm.act) is None
     with pytest.raises(UnknownPartError, match="without a batch normalisation"):
         FusedConv(nn.Conv2d(4, 4, 1), nn.Identity(), torch.bfloat16)
