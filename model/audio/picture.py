@@ -26,6 +26,7 @@ _FLOOR = 1e-8 * _FFT_SIZE  # of a bin's power; a window's loud level is 0.1
 _MIDDLE, _UNIT, _LARGEST = -4.0, 5.0, 2.0  # the logarithm of power that is 0 in the picture, what is 1, the limit
 _STEM_CHANNELS = 32
 _EPSILON = 1e-3  # of the batch normalisations, as trained
+_EXACT_BLOCKS = 2  # the first ones are float32 in any case: rounding their flat maps moves scores by 0.5
 # Stages of inverted residual blocks: expansion, kernel, stride, channels, blocks.
 _STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3))
 
@@ -142,19 +143,21 @@ class Backbone(nn.Module):
         return torch.cat(parts, dim=1)
 
     def fused(self, dtype: torch.dtype) -> Backbone:
-        """The same function faster. dtype: of products after the first layer. Raises: UnknownPartError."""
+        """The same function faster. dtype: of products after the first blocks. Raises: UnknownPartError."""
         fast = copy.copy(self)
         fast._modules = dict(self._modules)  # a copy shares it otherwise
         assert isinstance(self.stem, _Unit)
         fast.stem, expected = self.stem.fused(torch.float32, None)
         fast.stages = nn.ModuleList()
+        exact = _EXACT_BLOCKS
         for stage in self.stages:
             blocks = nn.Sequential()
             for block in stage:
                 convs, inner = [], expected
                 for unit in block.units:
-                    conv, inner = unit.fused(dtype, inner)
+                    conv, inner = unit.fused(torch.float32 if exact > 0 else dtype, inner)
                     convs.append(conv)
+                exact -= 1
                 expected = expected + inner if block.shortcut else inner
                 blocks.append(FusedBlock(convs, shortcut=block.shortcut))
             fast.stages.append(blocks)
@@ -181,7 +184,7 @@ class PictureEncoder(nn.Module):
 
     @torch.inference_mode()
     def prepare_for_cpu(self, num_samples: int, dtype: torch.dtype = torch.float32) -> None:
-        """The same function, faster on a CPU. num_samples: of a window. dtype: of products after the first layer."""
+        """The same function, faster on a CPU. num_samples: of a window. dtype: of products after the first blocks."""
         if not torch.backends.mkldnn.is_available():
             return
         noise = torch.rand(1, num_samples, generator=torch.Generator().manual_seed(0)).sub_(0.5)
