@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import TypedDict, cast
 
 import numpy as np
@@ -60,7 +60,6 @@ class SpectrumPicture(nn.Module):
         return ((self.rows @ log - _MIDDLE) / _UNIT).clamp(-_LARGEST, _LARGEST)[:, None]
 
 
-@lru_cache(maxsize=8)
 def resampling(count: int, size: int) -> np.ndarray:
     """The matrix, float32 (size, count), that resizes `count` numbers as pictures are: bilinear, without aliases.
 

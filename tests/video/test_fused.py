@@ -10,11 +10,9 @@ import timm
 import torch
 from torch import nn
 
-from model.convolutions import FusedBlock, FusedConv, expected_output
-from model.cpu import UnknownPartError
+from model.convolutions import FusedBlock
 from model.video.detector import fold_batch_norms
 from model.video.fused import fuse_backbone
-from model.video.timm_parts import BatchNormAct2d
 
 
 @pytest.fixture(scope="module")
@@ -77,33 +75,3 @@ def test_convolutions_in_bfloat16_keep_their_shortcuts_in_float32(backbone: Any)
         assert given.dtype is torch.float32
         torch.testing.assert_close(given, expected, atol=0.02 * float(expected.abs().max()), rtol=0)
         assert not torch.equal(given, expected), "bfloat16 was not used"
-
-
-def test_rounded_kernels_leave_the_mean_of_outputs_where_it_was() -> None:
-    """Inputs as in training: what rounding adds to a channel's mean is known from the normalisation before it."""
-    generator = torch.Generator().manual_seed(0)
-    norm = BatchNormAct2d(64, act_layer=nn.ReLU6).eval()
-    norm.weight.data.uniform_(0.5, 2.0, generator=generator)
-    norm.bias.data.normal_(1.0, 1.0, generator=generator)
-    expected = expected_output(norm, norm.act)
-    normalised = torch.randn(8, 64, 32, 32, generator=generator)
-    maps = (normalised * norm.weight.data.view(-1, 1, 1) + norm.bias.data.view(-1, 1, 1)).clamp(0, 6)
-    assert expected is not None
-    torch.testing.assert_close(maps.mean((0, 2, 3)), expected, atol=0.05, rtol=0)
-    maps = maps.bfloat16().float().contiguous(memory_format=torch.channels_last)
-    for conv in (nn.Conv2d(64, 48, 1), nn.Conv2d(64, 64, 3, padding=1, groups=64)):
-        errors = []
-        for mean in (expected, torch.zeros(64)):
-            rounded = FusedConv(conv, nn.Identity(), torch.bfloat16, mean)
-            with torch.inference_mode():
-                inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-                shift = (rounded(maps).float() - conv(maps))[inside].mean((0, 2, 3))
-            errors.append(float(shift.pow(2).mean().sqrt()))
-        assert errors[0] < 0.35 * errors[1], errors
-
-
-def test_an_activation_whose_mean_is_not_known_here() -> None:
-    norm = BatchNormAct2d(4, act_layer=nn.SiLU)
-    assert expected_output(norm, norm.act) is None
-    with pytest.raises(UnknownPartError, match="without a batch normalisation"):
-        FusedConv(nn.Conv2d(4, 4, 1), nn.Identity(), torch.bfloat16)
