@@ -26,7 +26,7 @@ _FLOOR = 1e-8 * _FFT_SIZE  # of a bin's power; a window's loud level is 0.1
 _MIDDLE, _UNIT, _LARGEST = -4.0, 5.0, 2.0  # the logarithm of power that is 0 in the picture, what is 1, the limit
 _STEM_CHANNELS = 32
 _EPSILON = 1e-3  # of the batch normalisations, as trained
-_EXACT_BLOCKS = 2  # the first ones are float32 in any case: rounding their flat maps moves scores by 0.5
+_EXACT_BLOCKS = 3  # the first ones are float32 in any case: rounding their flat maps moves scores by 0.5
 # Stages of inverted residual blocks: expansion, kernel, stride, channels, blocks.
 _STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3))
 
