@@ -119,10 +119,13 @@ def build_weights(
         for head, config in recipe.heads.items()
     }
     fits = {head: protocol.prepare_fit(read[head], config) for head, config in recipe.heads.items()}
+    trait = recipe.trait(records) if recipe.trait else None
 
     def evidence(folds: np.ndarray, *, hold_out_pages: bool) -> dict[str, dict[str, np.ndarray]]:
         """Head -> variant -> (N, pieces)."""
-        held_out = partial(protocol.out_of_fold_evidence, hold_out_pages=hold_out_pages, sharp=recipe.sharp)
+        held_out = partial(
+            protocol.out_of_fold_evidence, hold_out_pages=hold_out_pages, sharp=recipe.sharp, trait=trait
+        )
         return {head: held_out(read[head], records, folds, fit) for head, fit in fits.items()}
 
     def fused(part: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -158,7 +161,9 @@ def build_weights(
     shares, offset = protocol.calibrate([list(other.values()) for other in assignments or [columns]], records)
     everyone = np.ones(len(records), bool)
     heads = {
-        head: merge_heads(protocol.fit_experts(read[head], records, everyone, fit, sharp=recipe.sharp), share.tolist())
+        head: merge_heads(
+            protocol.fit_experts(read[head], records, everyone, fit, sharp=recipe.sharp, trait=trait), share.tolist()
+        )
         for (head, fit), share in zip(fits.items(), shares, strict=True)
     }
     export_weights(

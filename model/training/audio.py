@@ -63,6 +63,7 @@ def build_recipe(pretrained: Path) -> Recipe:
         networks={"picture": network.picture, "cepstra": network.cepstra},
         variants=(AS_FOUND, *copies.VARIANTS),
         sharp=False,
+        trait=log_bandwidth,
         generated_alone=True,
     )
 
@@ -124,6 +125,11 @@ def _measure(paths: tuple[Path, ...]) -> dict[str, np.ndarray]:
         levels.append(20 * np.log10(max(loud_level(samples), 1e-9)))
         widths.append(np.searchsorted(share, 0.99) / len(power) * SAMPLE_RATE / 2)
     return {"level_decibels": np.array(levels), "bandwidth_hertz": np.array(widths)}
+
+
+def log_bandwidth(records: Sequence[Record]) -> np.ndarray:
+    """(N,): a dull sound is no sign of who made it, but codecs and old recordings are dull."""
+    return np.log(_measure(tuple(record.path for record in records))["bandwidth_hertz"])
 
 
 def container_numbers(records: Sequence[Record]) -> dict[str, np.ndarray]:

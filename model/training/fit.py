@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import SVC
 
 from ..heads import KernelHead, LinearHead, Projection, gaussian_kernel, squared_distances
+
+_RIDGE = 0.05  # penalty of a regression on features whose squared length is 1 in the mean
+_EVENED = 0.15  # of a score's deviation: what a trait's is taken off with
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,21 @@ def fit_linear_head(
     machine.fit(scaled @ scaled.T, generated.astype(int), sample_weight=weights)
     direction = machine.dual_coef_[0] @ scaled[machine.support_] / scaling.unit
     return LinearHead(direction, float(machine.intercept_[0] - scaling.mean @ direction))
+
+
+def even_out(head: LinearHead, features: np.ndarray, trait: np.ndarray, generated: np.ndarray) -> LinearHead:
+    """The head less a part of what its features tell of a trait, as a ridge regression within the classes says it.
+
+    So its score rests less on that trait, which is not the question.
+
+    features: (N, D); trait: (N,); generated: bool (N,).
+    """
+    scaling = fit_scaling(features)
+    within = trait - np.where(generated, trait[generated].mean(), trait[~generated].mean())
+    regression = Ridge(alpha=_RIDGE).fit((features - scaling.mean) / scaling.unit, within)
+    told = regression.coef_ / scaling.unit
+    part = _EVENED * head.raw_scores(features).std() / (features @ told).std()
+    return LinearHead(head.direction - part * told, float(head.intercept + part * (scaling.mean @ told)))
 
 
 def _principal_components(standard: np.ndarray, count: int) -> np.ndarray:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 from tqdm import tqdm
 
-from ..heads import Head
+from ..heads import Head, LinearHead
 from .clips import Record, balanced_weights
-from .fit import KernelFit, LinearFit, fit_head, fit_linear_head, fit_projection, fit_scaling, fuse, kernel_scale
+from .fit import (
+    KernelFit,
+    LinearFit,
+    even_out,
+    fit_head,
+    fit_linear_head,
+    fit_projection,
+    fit_scaling,
+    fuse,
+    kernel_scale,
+)
 from .recipe import AS_FOUND
 
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Head]  # features (N, D), generated (N,), weights (N,)
@@ -41,17 +52,24 @@ def fit_experts(
     fit: Fit,
     *,
     sharp: bool = True,
+    trait: np.ndarray | None = None,
 ) -> list[Head]:
     """Two machines: of the member clips as found (left out if not `sharp`), and of all their variants.
 
     The first is the sharper on clips as found, the second holds on post-processed ones. members: bool (N,).
+    trait: (N,), of clips as found, which linear heads are to rest on less.
     """
     chosen = [record for record, inside in zip(records, members, strict=True) if inside]
     generated, weights = np.array([record.generated for record in chosen]), balanced_weights(chosen)
     stacked = np.concatenate([variant[members] for variant in features.values()])
     count = len(features)
-    expert = fit(stacked, np.tile(generated, count), np.tile(weights, count))
-    return [fit(features[AS_FOUND][members], generated, weights), expert] if sharp else [expert]
+    heads = [fit(stacked, np.tile(generated, count), np.tile(weights, count))]
+    as_found = features[AS_FOUND][members]
+    if sharp:
+        heads.insert(0, fit(as_found, generated, weights))
+    if trait is None:
+        return heads
+    return [even_out(cast(LinearHead, head), as_found, trait[members], generated) for head in heads]
 
 
 def _off_the_pages(records: Sequence[Record], held_out: np.ndarray) -> np.ndarray:
@@ -75,16 +93,17 @@ def out_of_fold_evidence(
     *,
     hold_out_pages: bool = False,
     sharp: bool = True,
+    trait: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Raw scores of the experts, each clip's by experts that saw none of its family: variant -> (N, 1 + sharp).
 
-    hold_out_pages: nor any clip of a page on which a clip of the fold was published.
+    hold_out_pages: nor any clip of a page on which a clip of the fold was published. trait: see `fit_experts`.
     """
     evidence = {variant: np.zeros((len(records), 1 + sharp)) for variant in features}
     for fold in tqdm(np.unique(folds), desc="folds"):
         held_out = folds == fold
         members = _off_the_pages(records, held_out) if hold_out_pages else ~held_out
-        experts = fit_experts(features, records, members, fit, sharp=sharp)
+        experts = fit_experts(features, records, members, fit, sharp=sharp, trait=trait)
         for variant, columns in evidence.items():
             for index, head in enumerate(experts):
                 columns[held_out, index] = head.raw_scores(features[variant][held_out])

@@ -78,6 +78,7 @@ class Recipe:
     variants: tuple[str, ...] = VARIANTS  # of every clip, AS_FOUND first: learnt from in other families, and measured
     sharp: bool = True  # beside the expert of all variants one of clips as found alone
     assignments: int = 1  # of families to folds; the threshold is the best for the worst of several (1: a regression's)
+    trait: Callable[[Sequence[Record]], np.ndarray] | None = None  # (N,) of clips as found, on which scores rest less
     generated_alone: bool = False  # also measure with the variant of generated clips beside genuine ones as found
 
 
