@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from model.config import LimitsConfig, SamplingConfig
-from model.heads import KernelHead, merge_heads
+from model.heads import KernelHead, LinearHead, merge_heads
 from model.metric import balanced_accuracy
 from model.training import cache, video
 from model.training.__main__ import build_recipe
 from model.training.clips import LabelledDataError, Record, assign_folds, balanced_weights, fingerprint, load_records
-from model.training.fit import KernelFit, LinearFit, fit_linear_head, fit_scaling, fuse
+from model.training.fit import KernelFit, LinearFit, even_out, fit_linear_head, fit_scaling, fuse
 from model.training.protocol import (
     calibrate,
     fit_experts,
@@ -268,6 +268,27 @@ def test_cross_validation_holds_families_out() -> None:
         assert balanced_accuracy(recalls_of(scores[AS_FOUND], records))[0] < 0.75
         inside = fit_experts(variants, records, np.ones(len(records), bool), fit)[0].raw_scores(features)
         assert ((inside > 0) == generated).mean() == 1
+
+
+def test_a_score_can_be_made_to_rest_less_on_a_trait() -> None:
+    """Half of the features tell the class and the trait, half the trait alone."""
+    rng, count = np.random.default_rng(0), 400
+    generated = np.arange(count) % 2 == 0
+    trait = rng.normal(size=count) + np.where(generated, 5.0, 0.0)  # classes may differ in it
+    within = trait - np.where(generated, 5.0, 0.0)
+    loads = np.repeat([1.0, 0.0], 10)
+    features = np.where(generated, 1.0, -1.0)[:, None] * loads + 0.3 * within[:, None] + rng.normal(size=(count, 20))
+    head = LinearHead(loads, 0.5)
+    evened = even_out(head, features.astype(np.float32), trait, generated)
+
+    def correlation(chosen: LinearHead) -> float:
+        scores = chosen.raw_scores(features)
+        return float(np.mean([np.corrcoef(scores[of], trait[of])[0, 1] for of in (generated, ~generated)]))
+
+    assert 0 < correlation(evened) < correlation(head) - 0.05
+    for chosen in (head, evened):
+        assert ((chosen.raw_scores(features) > 0.5) == generated).mean() > 0.75
+    assert evened.raw_scores(features).mean() == pytest.approx(head.raw_scores(features).mean(), abs=1e-3)
 
 
 def test_cross_validation_can_hold_pages_out() -> None:
