@@ -1,7 +1,7 @@
-"""Convolutional networks' fastest path on a CPU: each convolution with its activation and the block's shortcut in one
-oneDNN call, with the operators and on the terms of `cpu`.
+"""What both detectors do with convolutional networks: statistics of their maps, and their fastest path on a CPU.
 
-In bfloat16 all but a network's first convolution are; what shortcuts add up stays float32.
+That is each convolution with its activation and the block's shortcut in one oneDNN call, with the operators and on the
+terms of `cpu`. In bfloat16 all but a network's first convolutions are; what shortcuts add up stays float32.
 """
 
 from __future__ import annotations
@@ -14,6 +14,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from .cpu import UnknownPartError
+
+
+def statistics_of(maps: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> float32 (B, 2 * C): means, then standard deviations."""
+    maps = maps.float()
+    mean = maps.mean((2, 3))
+    return torch.cat([mean, (maps - mean[:, :, None, None]).pow(2).mean((2, 3)).sqrt()], dim=1)
 
 
 def expected_output(norm: nn.BatchNorm2d, activation: nn.Module) -> torch.Tensor | None:

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "bfloat16", "float32")
 # Of outputs between the fast and the plain network, over the largest value.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
-QUICK_GELU = 1.702  # the sigmoid's factor in CLIP's activation, x * sigmoid(1.702 * x)
 _LARGEST_NUMBER = 256  # up to which bfloat16 has every whole number
 _ROUNDING = 1e-4  # of a step: what a float32 product is off, generously
 _ELEMENTS_AT_ONCE = 1 << 15  # of a matrix: they stay in the cache, and PyTorch takes one thread for so few
@@ -158,14 +157,6 @@ def pack_linear_layers(network: nn.Module, dtype: torch.dtype = torch.float32, *
     parts = [(module, *child) for module in network.modules() for child in module.named_children()]
     with start_threads(available_cores()) as cores:
         list(cores.map(pack, [place for place in parts if type(place[2]) is nn.Linear]))
-
-
-@torch.inference_mode()
-def scale_for_silu(first: nn.Linear, last: nn.Linear) -> None:
-    """Scale two layers with QuickGELU between them so that SiLU there, of one pass, makes them the same function."""
-    for parameter in first.parameters():
-        parameter.mul_(QUICK_GELU)
-    last.weight.div_(QUICK_GELU)
 
 
 def start_threads(count: int) -> ThreadPoolExecutor:

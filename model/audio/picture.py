@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..convolutions import FusedBlock, FusedConv, expected_output
+from ..convolutions import FusedBlock, FusedConv, expected_output, statistics_of
 from ..cpu import TOLERANCES, faster
 
 _FFT_SIZE, _HOP = 512, 80  # 32 ms and 5 ms at 16 kHz
@@ -138,7 +138,7 @@ class Backbone(nn.Module):
         for number, stage in enumerate(self.stages, start=1):
             x = stage(x)
             if number in self._read_after:
-                parts += _mean_and_deviation(x.float())
+                parts.append(statistics_of(x))
         return torch.cat(parts, dim=1)
 
     def fused(self, dtype: torch.dtype) -> Backbone:
@@ -161,12 +161,6 @@ class Backbone(nn.Module):
                 blocks.append(FusedBlock(convs, shortcut=block.shortcut))
             fast.stages.append(blocks)
         return fast
-
-
-def _mean_and_deviation(maps: torch.Tensor) -> list[torch.Tensor]:
-    """(B, C, H, W) -> two of (B, C)."""
-    mean = maps.mean((2, 3))
-    return [mean, (maps - mean[:, :, None, None]).square().mean((2, 3)).sqrt()]
 
 
 class PictureEncoder(nn.Module):

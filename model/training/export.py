@@ -60,7 +60,7 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 
 
 def store(
-    state: Mapping[str, torch.Tensor], *, packed: Sequence[str], halved: Sequence[str]
+    state: Mapping[str, torch.Tensor], *, packed: Sequence[str] = (), halved: Sequence[str] = ()
 ) -> dict[str, torch.Tensor]:
     """As the file holds them: every matrix in half precision, biases and such as they are.
 

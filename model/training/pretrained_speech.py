@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     network.picture.load_state_dict(state, strict=True)
     content = np.stack([PREPARATION.cut(PREPARATION.read(str(record.path)).samples) for record in records])
     fit_mixture(split(content)["windows"][:, 0], network.cepstra)
-    save_file(store(network.state_dict(), packed=(), halved=()), options.out)
+    save_file(store(network.state_dict()), options.out)
     return 0
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..convolutions import statistics_of
 from .timm_parts import create_model
 
 _RESIDUAL_LEVELS = 16.0  # grey levels of an unnormalised residual that become 1.0 at the backbone's input
@@ -102,13 +103,6 @@ def pictures(frames: torch.Tensor, size: int) -> torch.Tensor:
     if frames.shape[-1] == size:
         return frames
     return F.interpolate(frames, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-
-
-def statistics_of(maps: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) -> float32 (B, 2 * C): means, then standard deviations."""
-    maps = maps.float()
-    mean = maps.mean((2, 3))
-    return torch.cat([mean, (maps - mean[:, :, None, None]).pow(2).mean((2, 3)).sqrt()], dim=1)
 
 
 def side_by_side(statistics: list[torch.Tensor], num_streams: int) -> torch.Tensor:

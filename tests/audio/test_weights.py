@@ -51,7 +51,7 @@ def test_the_manifest_is_the_recipes(committed: Path) -> None:
 def test_training_finds_its_networks_in_the_weights(committed: Path) -> None:
     """Stored again they are the same, bit by bit: training again starts from the same."""
     file = committed / "detector.safetensors"
-    again, stored = store(load_pretrained(file).state_dict(), packed=(), halved=()), load_file(file)
+    again, stored = store(load_pretrained(file).state_dict()), load_file(file)
     assert len(again) > 80
     assert all(torch.equal(tensor, stored[name]) for name, tensor in again.items())
 
